@@ -1,0 +1,62 @@
+"""The errors that a user can mend: one line each, and what to do about it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ActsearchError(Exception):
+    """Base of every error that actsearch raises on purpose; the command line prints it as one line and exits with 2."""
+
+
+class UnknownNameError(ActsearchError, KeyError):
+    """A name that no registry, file or key has; the message lists near matches."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        super().__init__(unknown_name(kind, name, known))
+
+    def __str__(self) -> str:  # KeyError would print the repr of its argument
+        return str(self.args[0])
+
+
+class SpaceError(ActsearchError, ValueError):
+    """A search space that cannot be searched: a cycle, an empty slot, a constraint that nothing meets."""
+
+
+class GenotypeError(ActsearchError, ValueError):
+    """A genotype that cannot be read, or that does not fit what it is used with."""
+
+
+class SettingsError(ActsearchError, ValueError):
+    """A setting outside its range, or two settings that contradict each other."""
+
+
+class SwapError(ActsearchError, ValueError):
+    """A model in which no activation could be replaced."""
+
+
+class TaskError(ActsearchError, ValueError):
+    """A task or datamodule that a search cannot drive."""
+
+
+class DataError(ActsearchError, ValueError):
+    """Data that is missing, or not what its name promises."""
+
+
+class RunError(ActsearchError, OSError):
+    """A run directory that cannot be written, read or resumed."""
+
+
+class NonFiniteError(ActsearchError, ArithmeticError):
+    """Losses stayed NaN or infinite for longer than the search is allowed to skip."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """One line that says that `name` is not a `kind` and which names come near."""
+    known = sorted(str(k) for k in known)
+    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+    if near:
+        return f"unknown {kind} {name!r}; did you mean {' or '.join(map(repr, near))}?"
+    listed = ", ".join(known[:12]) + (", …" if len(known) > 12 else "")
+    return f"unknown {kind} {name!r}; known: {listed}"
