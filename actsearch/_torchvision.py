@@ -22,7 +22,7 @@ def make_importable() -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Failed to load image Python extension")
         try:
-            import torchvision  # noqa: F401
+            import torchvision
         except RuntimeError as error:
             if "torchvision::nms" not in str(error):
                 raise

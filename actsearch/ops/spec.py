@@ -1,0 +1,160 @@
+"""OpSpec, the one description of an operation, and the registry in which every operation is entered once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+from actsearch.errors import UnknownNameError
+
+Scope = Literal["network", "site", "channel"]
+Monotonicity = Literal["increasing", "decreasing", "constant"] | None
+
+REALS = (-math.inf, math.inf)
+
+
+@dataclass(frozen=True)
+class OpParameter:
+    """A trainable scalar of an operation, such as the slope β of `beta_mul`.
+
+    It starts at a draw from N(`mean`, `std`²). `scope` says who shares one value: the whole `network`, each activation
+    `site`, or each `channel`.
+    """
+
+    name: str
+    mean: float
+    std: float = 0.0
+    scope: Scope = "network"
+
+
+@dataclass(frozen=True, eq=False)
+class OpSpec:
+    """What actsearch knows about an operation; the cell, the tests, the space checker and the exporters all read it.
+
+    Attributes:
+        id: lower-case name, the same in YAML, state_dict, TensorBoard, genotypes, formulas and errors.
+        arity: 1 or 2.
+        function: element-wise `(x, **parameters)` or `(x1, x2, **parameters)`; the tensors broadcast, the result has
+            their common shape and dtype. Finite, with finite first and second derivatives, at every finite input.
+        formula: the same in the language of `actsearch.ops.formula`, in `x` or in `x1` and `x2`.
+        printed: how a formula shows it, with `{0}` and `{1}` for its arguments; default `id({0}, …)`.
+        parameters: its trainable scalars.
+        range: closure of the set of its values, parameters at their means.
+        smoothness: k if it is C^k on the reals (`math.inf` for C^∞, -1 for discontinuous).
+        kinks: points x at which a derivative up to the second is not continuous (unary operations).
+        tie_kinks: whether a binary operation has a kink along x1 = x2.
+        monotonic: on all of the reals, in its strict or weak sense; None if neither or binary.
+        contracting: whether |f(x)| <= |x| (binary: <= max |x_i|), so that a limit on the inputs limits the output.
+        exact_within: the greatest |input| up to which it follows its formula in the given dtype; beyond, a guard
+            keeps it finite.
+        commutative: f(x1, x2) = f(x2, x1).
+        projection: it hands one of its inputs through unchanged (`identity`, `left`, `right`).
+        complexity: what it adds to the complexity of a genotype.
+        groups: names under which a search space may ask for it.
+        reference: where it comes from.
+    """
+
+    id: str
+    arity: int
+    function: Callable[..., Tensor]
+    formula: str
+    reference: str
+    printed: str = ""
+    parameters: tuple[OpParameter, ...] = ()
+    range: tuple[float, float] = REALS
+    smoothness: float = math.inf
+    kinks: tuple[float, ...] = ()
+    tie_kinks: bool = False
+    monotonic: Monotonicity = None
+    contracting: bool = False
+    exact_within: Mapping[str, float] = field(default_factory=dict)
+    commutative: bool = False
+    projection: bool = False
+    complexity: int = 1
+    groups: frozenset[str] = frozenset()
+
+    @property
+    def bounded(self) -> bool:
+        """Whether its values stay between finite limits for all inputs."""
+        return all(math.isfinite(end) for end in self.range)
+
+    @property
+    def constant(self) -> bool:
+        """Whether it ignores its input."""
+        return self.monotonic == "constant"
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Names of its arguments in `formula`."""
+        return ("x",) if self.arity == 1 else ("x1", "x2")
+
+    def __repr__(self) -> str:
+        return f"OpSpec({self.id!r}: {self.formula})"
+
+
+class Registry(Mapping[str, OpSpec]):
+    """Operations by id, in the order of their registration."""
+
+    def __init__(self) -> None:
+        self._specs: dict[str, OpSpec] = {}
+
+    def register(self, spec: OpSpec) -> OpSpec:
+        """Enter `spec`; raises ValueError if its id is taken."""
+        if spec.id in self._specs:
+            raise ValueError(f"operation {spec.id!r} is already registered")
+        self._specs[spec.id] = spec
+        return spec
+
+    def __getitem__(self, op: str) -> OpSpec:
+        """The spec of `op`; raises UnknownNameError, which lists near matches."""
+        try:
+            return self._specs[op]
+        except KeyError:
+            raise UnknownNameError("operation", op, self._specs) from None
+
+    def __contains__(self, op: object) -> bool:
+        return op in self._specs
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._specs)
+
+    def __len__(self) -> int:
+        return len(self._specs)
+
+    def of_arity(self, arity: int) -> tuple[OpSpec, ...]:
+        """All operations that take `arity` inputs."""
+        return tuple(spec for spec in self._specs.values() if spec.arity == arity)
+
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """Ids of the members of every group."""
+        members: dict[str, list[str]] = {}
+        for spec in self._specs.values():
+            for group in sorted(spec.groups):
+                members.setdefault(group, []).append(spec.id)
+        return {group: tuple(ids) for group, ids in sorted(members.items())}
+
+    def select(self, names: Iterable[str], arity: int) -> tuple[str, ...]:
+        """Ids of `arity` for a list of ids and `group:NAME`s, without repetition, in the order given.
+
+        Raises UnknownNameError for an unknown id or group, and ValueError for an id of the other arity.
+        """
+        groups = self.groups()
+        chosen: dict[str, None] = {}
+        for name in names:
+            if name.startswith("group:"):
+                group = name.removeprefix("group:")
+                if group not in groups:
+                    raise UnknownNameError("group of operations", group, groups)
+                chosen.update(dict.fromkeys(op for op in groups[group] if self[op].arity == arity))
+            elif self[name].arity != arity:
+                raise ValueError(f"{name!r} takes {self[name].arity} input(s); an operation of {arity} is needed here")
+            else:
+                chosen[name] = None
+        return tuple(chosen)
+
+
+registry = Registry()

@@ -1,0 +1,32 @@
+"""Shared by all tests: the torchvision shim first, one thread a worker, and the place of the development data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from actsearch._torchvision import make_importable
+
+make_importable()
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+# xdist runs one worker a core; more threads than that only wait for each other.
+torch.set_num_threads(1)
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder with real data for development; a test that needs it is skipped where it is missing."""
+    root = Path(os.environ.get("ACTSEARCH_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not root.is_dir():
+        pytest.skip(f"no development data: set ACTSEARCH_DATA or put it at {root.name}")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
