@@ -77,8 +77,26 @@ def _literature(op: str, function: Callable[..., Tensor], formula: str, **facts:
 _grafs("add", add, "x1 + x2", printed="({0} + {1})", commutative=True, exact_within=_LINEAR)
 _grafs("sub", sub, "x1 - x2", printed="({0} - {1})", exact_within=_LINEAR)
 _grafs("mul", mul, "x1 * x2", printed="{0} * {1}", commutative=True, exact_within=_PRODUCT)
-_grafs("max", torch.maximum, "max(x1, x2)", smoothness=0, tie_kinks=True, commutative=True, contracting=True)
-_grafs("min", torch.minimum, "min(x1, x2)", smoothness=0, tie_kinks=True, commutative=True, contracting=True)
+_grafs(
+    "max",
+    torch.maximum,
+    "max(x1, x2)",
+    smoothness=0,
+    tie_kinks=True,
+    commutative=True,
+    idempotent=True,
+    contracting=True,
+)
+_grafs(
+    "min",
+    torch.minimum,
+    "min(x1, x2)",
+    smoothness=0,
+    tie_kinks=True,
+    commutative=True,
+    idempotent=True,
+    contracting=True,
+)
 _grafs(
     "sigmoid_mul",
     sigmoid_mul,
@@ -94,6 +112,7 @@ _grafs(
     printed="(sigmoid({gamma}) * {0} + sigmoid(-{gamma}) * {1})",
     parameters=(_GAMMA,),
     contracting=True,
+    idempotent=True,
     exact_within=_LINEAR,
 )
 _grafs("left", left, "x1", printed="{0}", contracting=True, projection=True, complexity=0)

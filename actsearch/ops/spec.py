@@ -52,6 +52,7 @@ class OpSpec:
         exact_within: the greatest |input| up to which it follows its formula in the given dtype; beyond, a guard
             keeps it finite.
         commutative: f(x1, x2) = f(x2, x1).
+        idempotent: f(x, x) = x.
         projection: it hands one of its inputs through unchanged (`identity`, `left`, `right`).
         complexity: what it adds to the complexity of a genotype.
         groups: names under which a search space may ask for it.
@@ -73,6 +74,7 @@ class OpSpec:
     contracting: bool = False
     exact_within: Mapping[str, float] = field(default_factory=dict)
     commutative: bool = False
+    idempotent: bool = False
     projection: bool = False
     complexity: int = 1
     groups: frozenset[str] = frozenset()

@@ -120,7 +120,7 @@ def test_values_stay_in_the_declared_range_and_reach_both_ends(spec: OpSpec) -> 
     low, high = spec.range
     assert y.min() >= low - 1e-12
     assert y.max() <= high + 1e-12
-    assert y.min() <= -3.4 if low == -math.inf else y.min() == pytest.approx(low, abs=1e-7)
+    assert y.min() <= -3.4 if low == -math.inf else y.min() == pytest.approx(low, abs=1e-5)
     if high == math.inf:
         assert y.max() > 3.6  # asinh and log grow slowly
     else:

@@ -1,0 +1,187 @@
+"""The dense evaluator: every surviving candidate at every element, one at a time.
+
+What a mixture saves for the backward pass is its inputs and its output, whatever the number of candidates: each
+candidate is computed again there. It is the reference for any other evaluator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from actsearch.ops.clip import Clip
+from actsearch.ops.graph import INPUT
+from actsearch.ops.spec import OpSpec, registry
+from actsearch.space import SearchSpace
+
+
+@dataclass(frozen=True)
+class _Term:
+    """A candidate as it is summed into one row, or into several that share its values."""
+
+    spec: OpSpec
+    clip: Clip | None
+    rows: tuple[int, ...]
+    parameters: tuple[int, ...]  # positions in the bundle's list of parameter tensors
+
+    def __call__(self, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
+        named = {p.name: parameters[k] for p, k in zip(self.spec.parameters, self.parameters, strict=True)}
+        y = self.spec.function(*inputs, **named)
+        return y if self.clip is None else self.clip(y)
+
+
+class _Mixture(torch.autograd.Function):
+    """rows_r = Σ_k W[r, k] term_k(inputs), recomputing the terms in the backward pass; differentiable twice."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, terms: tuple[_Term, ...], n_rows: int, n_inputs: int, weights: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.terms, ctx.n_rows, ctx.n_inputs = terms, n_rows, n_inputs
+        ctx.save_for_backward(weights, *tensors)
+        inputs, parameters = tensors[:n_inputs], tensors[n_inputs:]
+        # Zero weights (one-hot samples) are skipped where looking at them costs no synchronisation.
+        values = weights.tolist() if weights.device.type == "cpu" else None
+        rows: list[Tensor | None] = [None] * n_rows
+        for k, term in enumerate(terms):
+            wanted = [r for r in term.rows if values is None or values[r][k] != 0]
+            if not wanted:
+                continue
+            y = term(inputs, parameters)
+            for r in wanted:
+                row = rows[r]
+                if row is None:
+                    rows[r] = y * weights[r, k]
+                elif values is not None:
+                    row.add_(y, alpha=values[r][k])
+                else:
+                    row.addcmul_(y, weights[r, k].expand_as(y))
+        return tuple(torch.zeros_like(inputs[0]) if row is None else row for row in rows)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        weights, *tensors = ctx.saved_tensors
+        needs = ctx.needs_input_grad[3:]
+        if torch.is_grad_enabled():  # create_graph=True: let autograd see every step
+            found = _plain_gradients(ctx, weights, tensors, grads, needs)
+        else:
+            found = _recomputed_gradients(ctx, weights, tensors, grads, needs)
+        return (None, None, None, *found)
+
+
+def _sum_terms(ctx: Any, weights: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    inputs, parameters = tensors[: ctx.n_inputs], tensors[ctx.n_inputs :]
+    rows = [torch.zeros_like(inputs[0]) for _ in range(ctx.n_rows)]
+    for k, term in enumerate(ctx.terms):
+        y = term(inputs, parameters)
+        for r in term.rows:
+            rows[r] = rows[r] + weights[r, k] * y
+    return rows
+
+
+def _plain_gradients(
+    ctx: Any, weights: Tensor, tensors: Sequence[Tensor], grads: Sequence[Tensor], needs: Sequence[bool]
+) -> list[Tensor | None]:
+    wanted = [t for t, need in zip([weights, *tensors], needs, strict=True) if need]
+    rows = _sum_terms(ctx, weights, tensors)
+    found = iter(torch.autograd.grad(rows, wanted, grads, create_graph=True, allow_unused=True))
+    return [next(found) if need else None for need in needs]
+
+
+def _recomputed_gradients(
+    ctx: Any, weights: Tensor, tensors: Sequence[Tensor], grads: Sequence[Tensor], needs: Sequence[bool]
+) -> list[Tensor | None]:
+    d_weights = torch.zeros_like(weights) if needs[0] else None
+    leaves = [t.detach().requires_grad_(need) for t, need in zip(tensors, needs[1:], strict=True)]
+    inputs, parameters = leaves[: ctx.n_inputs], leaves[ctx.n_inputs :]
+    totals: list[Tensor | None] = [None] * len(leaves)
+    values = weights.tolist() if weights.device.type == "cpu" else None
+    for k, term in enumerate(ctx.terms):
+        if d_weights is None and values is not None and all(values[r][k] == 0 for r in term.rows):
+            continue
+        reached = [*range(ctx.n_inputs), *(ctx.n_inputs + p for p in term.parameters)]
+        wanted = [i for i in reached if leaves[i].requires_grad]
+        with torch.enable_grad():
+            y = term(inputs, parameters)
+        if d_weights is not None:
+            for r in term.rows:
+                d_weights[r, k] = torch.dot(grads[r].flatten(), y.detach().flatten())
+        if not wanted or not y.requires_grad:
+            continue
+        g = sum(grads[r] * weights[r, k] for r in term.rows)
+        for i, d in zip(wanted, torch.autograd.grad(y, [leaves[i] for i in wanted], g, allow_unused=True), strict=True):
+            if d is not None:
+                total = totals[i]
+                totals[i] = d if total is None else total + d
+    return [
+        d_weights,
+        *(
+            (torch.zeros_like(leaf) if total is None else total) if leaf.requires_grad else None
+            for leaf, total in zip(leaves, totals, strict=True)
+        ),
+    ]
+
+
+class DenseEvaluator:
+    """Evaluates a relaxed cell of `space` in which only `survivors` are left.
+
+    Slots that read the same inputs are one bundle: a candidate without parameters is computed once for all of them.
+    """
+
+    def __init__(self, space: SearchSpace, survivors: Mapping[str, Sequence[int]]) -> None:
+        self._output = space.output
+        self._bundles: list[tuple[tuple[str, ...], tuple[str, ...], tuple[_Term, ...], list[str], Tensor]] = []
+        grouped: dict[tuple[str, ...], list[str]] = {}
+        for slot in space.slots:
+            grouped.setdefault(slot.inputs, []).append(slot.name)
+        done = {INPUT}
+        waiting = dict(grouped)
+        while waiting:
+            inputs = next(i for i in waiting if done.issuperset(i))
+            names = waiting.pop(inputs)
+            self._bundles.append(self._bundle(space, inputs, names, survivors))
+            done.update(names)
+
+    @staticmethod
+    def _bundle(
+        space: SearchSpace, inputs: tuple[str, ...], names: list[str], survivors: Mapping[str, Sequence[int]]
+    ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[_Term, ...], list[str], Tensor]:
+        limited = INPUT not in inputs
+        parameters: list[str] = []
+        rows: dict[tuple[str, str], dict[int, int]] = {}  # (op, owner of its parameters) -> row -> place among weights
+        place = 0
+        for r, name in enumerate(names):
+            for k in survivors[name]:
+                op = space.slot(name).candidates[k]
+                owner = name if registry[op].parameters else ""
+                rows.setdefault((op, owner), {})[r] = place
+                place += 1
+        terms = []
+        # One more place than weights: the zero that stands where a row has no such candidate.
+        index = torch.full((len(names), len(rows)), place)
+        for k, ((op, owner), places) in enumerate(rows.items()):
+            spec = registry[op]
+            positions = []
+            for p in spec.parameters:
+                positions.append(len(parameters))
+                parameters.append(f"{owner}/{op}/{p.name}")
+            clip = space.clip if space.clip.needed(spec, limited) else None
+            terms.append(_Term(spec, clip, tuple(places), tuple(positions)))
+            for r, where in places.items():
+                index[r, k] = where
+        return inputs, tuple(names), tuple(terms), parameters, index
+
+    def __call__(self, x: Tensor, weights: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> Tensor:
+        """The cell at `x` (any shape); `weights` of a slot's survivors, and parameters by `slot/op/name`."""
+        values = {INPUT: x}
+        for inputs, names, terms, named, index in self._bundles:
+            flat = torch.cat([weights[name] for name in names])
+            matrix = torch.cat([flat, flat.new_zeros(1)])[index.to(flat.device)].to(x.dtype)
+            tensors = [*(values[i] for i in inputs), *(parameters[p] for p in named)]
+            rows = _Mixture.apply(terms, len(names), len(inputs), matrix, *tensors)
+            values.update(zip(names, rows, strict=True))
+        return values[self._output]

@@ -1,0 +1,298 @@
+"""MixedCell: the relaxed activation of a search space, and the sites at which a network calls it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from actsearch.cell.dense import DenseEvaluator
+from actsearch.cell.relaxation import Relaxation, make_relaxation
+from actsearch.errors import SettingsError, SpaceError, unknown_name
+from actsearch.genotype import Genotype
+from actsearch.ops.graph import evaluate
+from actsearch.ops.spec import registry
+from actsearch.space import SearchSpace
+
+EvaluatorName = Literal["auto", "table", "dense"]
+HALF = (torch.float16, torch.bfloat16)
+
+
+class _Masks(nn.Module):
+    """One boolean buffer a slot: True where a candidate survives."""
+
+
+class MixedSite(nn.Module):
+    """An activation site of a network: calls its cell with its own weights.
+
+    It holds the cell without registering it, so the parameters of the network do not contain α: weights, α and op
+    parameters are disjoint by construction.
+    """
+
+    def __init__(self, cell: MixedCell, index: int, name: str) -> None:
+        super().__init__()
+        self.cell: MixedCell
+        object.__setattr__(self, "cell", cell)
+        self.index = index
+        self.name = name
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.cell(x, self.index)
+
+    def extra_repr(self) -> str:
+        return f"{self.name!r}, site {self.index} of {self.cell.space.name}"
+
+
+class MixedCell(nn.Module):
+    """The relaxed cell of a search space, shared by any number of activation sites.
+
+    `forward(x, site)` takes a tensor of any shape and returns one of the same shape and dtype; half precision is
+    computed in float32. In training mode the weights of a slot are draws of the relaxation, one for every site
+    (the published variance reduction); in evaluation mode they are their means. What it computes is decided by `mode`:
+
+    - `mixed`: the mixture.
+    - `warm`: the standard activation `warm` (GRAFS' warm start), while α can already be trained.
+    - `discrete`: the best surviving operation of each slot.
+
+    Once every slot has one survivor, the mixture *is* the discrete function, bit for bit.
+
+    Args:
+        space: a SearchSpace, or the name or path of one.
+        relaxation: `dirichlet`, `gumbel` or `softmax`, or a Relaxation.
+        evaluator: `dense` computes every candidate at every element; `table` interpolates a table of the cell;
+            `auto` takes the table where it is both safe and cheaper.
+        seed: of the start of α and op parameters and of every later draw. Draws are numbered (buffer `draws`), and
+            draw k is a function of (seed, k) alone: a checkpoint resumes them exactly, and equal ranks draw alike.
+        warm: id of the unary operation of the warm start.
+
+    State: `alpha.SLOT`, `mask.SLOT`, `op_parameters.SLOT/OP/NAME`, `draws`.
+    """
+
+    draws: Tensor
+
+    def __init__(
+        self,
+        space: SearchSpace | str | Path | Mapping[str, Any] = "grafs",
+        relaxation: str | Relaxation = "dirichlet",
+        evaluator: EvaluatorName = "auto",
+        *,
+        seed: int = 0,
+        warm: str = "relu",
+    ) -> None:
+        super().__init__()
+        self.space = SearchSpace.load(space)
+        self.relaxation = make_relaxation(relaxation)
+        if evaluator not in ("auto", "table", "dense"):
+            raise SettingsError(unknown_name("evaluator", evaluator, ("auto", "table", "dense")))
+        if registry[warm].arity != 1:
+            raise SettingsError(f"the warm start needs a unary operation; {warm!r} takes two inputs")
+        self.evaluator = evaluator
+        self.seed = seed
+        self.warm = warm
+        self.mode: Literal["mixed", "warm", "discrete"] = "mixed"
+        self.site_names: list[str] = []
+        generator = torch.Generator().manual_seed(_mix_seed(seed, 0))
+        self.alpha = nn.ParameterDict()
+        self.op_parameters = nn.ParameterDict()
+        self.mask = _Masks()
+        for slot in self.space.slots:
+            # The published start: U(0, 1e-6).
+            self.alpha[slot.name] = nn.Parameter(1e-6 * torch.rand(len(slot.candidates), generator=generator))
+            self.mask.register_buffer(slot.name, torch.ones(len(slot.candidates), dtype=torch.bool))
+            for op in slot.candidates:
+                for p in registry[op].parameters:
+                    value = p.mean + p.std * torch.randn((), generator=generator)
+                    self.op_parameters[f"{slot.name}/{op}/{p.name}"] = nn.Parameter(value)
+        self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
+        self._choice: dict[str, str] | None = None
+        self._weights: dict[str, Tensor] | None = None
+        self._refresh()
+        # As a hook it also runs when the cell is loaded as part of a larger module.
+        self.register_load_state_dict_post_hook(lambda module, keys: module._refresh())
+
+    # -- sites ---------------------------------------------------------------------------------------------------
+
+    def add_site(self, name: str) -> MixedSite:
+        """A new activation site of that name; give it to `swap`, or put it where the activation is called."""
+        self.site_names.append(name)
+        return MixedSite(self, len(self.site_names) - 1, name)
+
+    # -- evaluation ----------------------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor, site: int = 0) -> Tensor:
+        if x.dtype in HALF:
+            return self.forward(x.float(), site).to(x.dtype)
+        if self.mode == "warm":
+            return registry[self.warm].function(x)
+        if self.mode == "discrete" or self.is_discrete:
+            return self._evaluate_choice(x, self._choice or self.choice())
+        parameters = dict(self.op_parameters.items())
+        if self._weights is not None:
+            return self._dense(x, {slot: w[site] for slot, w in self._weights.items()}, parameters)
+        return self._dense(x, {slot: w[0] for slot, w in self._draw(1).items()}, parameters)
+
+    def _evaluate_choice(self, x: Tensor, ops: Mapping[str, str]) -> Tensor:
+        return evaluate(
+            x, self._order, ops, self._inputs, lambda *key: self.op_parameters["/".join(key)], self.space.clip
+        )
+
+    def resample(self) -> None:
+        """Draw new weights for every site, used by all forward passes until the next call or `release`.
+
+        The search calls it before each step, so that several passes of one step see the same cell.
+        """
+        self._weights = self._draw(max(len(self.site_names), 1))
+
+    def release(self) -> None:
+        """Forget the drawn weights: from now on every call draws its own."""
+        self._weights = None
+
+    def _draw(self, n: int) -> dict[str, Tensor]:
+        device = self.draws.device
+        with torch.autocast(device.type, enabled=False):
+            if not (self.training and self.relaxation.stochastic):
+                return {
+                    slot: self.relaxation.expected(self._surviving_alpha(slot)).expand(n, -1)
+                    for slot in self._survivors
+                }
+            seed = _mix_seed(self.seed, 1 + self._n_draws)
+            self._n_draws += 1
+            self.draws.fill_(self._n_draws)
+            devices = [device] if device.type == "cuda" else []
+            with torch.random.fork_rng(devices, device_type="cuda"):
+                torch.manual_seed(seed)
+                return {slot: self.relaxation.sample(self._surviving_alpha(slot), n) for slot in self._survivors}
+
+    def _surviving_alpha(self, slot: str) -> Tensor:
+        alpha = self.alpha[slot].float()
+        survivors = self._survivors[slot]
+        return alpha if len(survivors) == len(alpha) else alpha[survivors]
+
+    # -- the discrete choice ---------------------------------------------------------------------------------------
+
+    @property
+    def survivors(self) -> dict[str, tuple[str, ...]]:
+        """Ids of the candidates left in every slot."""
+        return {s.name: tuple(s.candidates[k] for k in self._survivors[s.name]) for s in self.space.slots}
+
+    @property
+    def n_survivors(self) -> int:
+        """Candidates left over all slots."""
+        return sum(map(len, self._survivors.values()))
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether one candidate is left in every slot."""
+        return self._is_discrete
+
+    def probabilities(self) -> dict[str, Tensor]:
+        """Mean weight of every candidate of every slot, 0 for the dropped; detached float32 tensors."""
+        found = {}
+        with torch.no_grad():
+            for slot in self.space.slots:
+                p = torch.zeros(len(slot.candidates), device=self.draws.device)
+                p[self._survivors[slot.name]] = self.relaxation.expected(self._surviving_alpha(slot.name))
+                found[slot.name] = p
+        return found
+
+    def drop(self, slot: str, candidate: int) -> None:
+        """Remove a candidate of a slot by its position. Raises SpaceError if none would be left."""
+        if self._survivors[slot] == [candidate]:
+            raise SpaceError(f"candidate {candidate} is the last of slot {slot!r} and cannot be dropped")
+        getattr(self.mask, slot)[candidate] = False
+        self._refresh()
+
+    def drop_weakest(self) -> tuple[str, str] | None:
+        """One drop of the published shrinking: the smallest α of the slot with most survivors, the first on a tie.
+
+        Returns the slot and the candidate's id, or None if the cell is discrete already.
+        """
+        if self.is_discrete:
+            return None
+        slot = max(self._survivors, key=lambda name: len(self._survivors[name]))
+        alpha = self.alpha[slot].detach()
+        weakest = min(self._survivors[slot], key=lambda k: float(alpha[k]))
+        self.drop(slot, weakest)
+        return slot, self.space.slot(slot).candidates[weakest]
+
+    def choice(self) -> dict[str, str]:
+        """The best surviving operation of every slot by mean weight, within the space's greatest complexity.
+
+        With a limit on the complexity, the sum of log-probabilities is maximised exactly. The first wins a tie.
+        """
+        probabilities = {slot: p.tolist() for slot, p in self.probabilities().items()}
+        limit = self.space.constraints.max_complexity
+        # Best way to fill the slots so far, by the complexity spent (one entry if there is no limit).
+        best: dict[int, tuple[float, dict[str, str]]] = {0: (0.0, {})}
+        for slot in self.space.slots:
+            longer: dict[int, tuple[float, dict[str, str]]] = {}
+            for (spent, (score, chosen)), k in itertools.product(best.items(), self._survivors[slot.name]):
+                op = slot.candidates[k]
+                total = spent + registry[op].complexity if limit is not None else 0
+                value = score + math.log(max(probabilities[slot.name][k], 1e-300))
+                if (limit is None or total <= limit) and (total not in longer or value > longer[total][0]):
+                    longer[total] = (value, {**chosen, slot.name: op})
+            best = longer
+        if not best:
+            raise SpaceError(f"no surviving cell has a complexity of at most {limit}; raise max_complexity")
+        return max(best.values(), key=lambda entry: entry[0])[1]
+
+    def genotype(self, ops: Mapping[str, str] | None = None, provenance: Mapping[str, Any] | None = None) -> Genotype:
+        """The genotype of `ops` (default: `choice()`) with the present values of its parameters."""
+        ops = ops or self.choice()
+        values = {}
+        for key, value in self.op_parameters.items():
+            slot, op, name = key.split("/")
+            if ops[slot] == op:
+                values[slot, name] = float(value.detach())
+        return self.space.genotype(ops, values, provenance)
+
+    @contextmanager
+    def discrete(self, ops: Mapping[str, str] | None = None) -> Iterator[None]:
+        """Within it, every site computes the discrete cell `ops` (default: `choice()`)."""
+        mode, choice = self.mode, self._choice
+        self.mode, self._choice = "discrete", dict(ops or self.choice())
+        try:
+            yield
+        finally:
+            self.mode, self._choice = mode, choice
+
+    def anchor(self) -> Tensor:
+        """Sum of the relaxation's anchors over the slots, a 0-d tensor."""
+        terms = [self.relaxation.anchor(self._surviving_alpha(slot)) for slot in self._survivors]
+        return torch.stack(terms).sum()
+
+    # -- state -----------------------------------------------------------------------------------------------------
+
+    def _refresh(self) -> None:
+        """Derive from the masks what the forward pass needs on the host."""
+        self._survivors: dict[str, list[int]] = {
+            s.name: getattr(self.mask, s.name).nonzero().flatten().tolist() for s in self.space.slots
+        }
+        self._is_discrete = all(len(left) == 1 for left in self._survivors.values())
+        self._order = tuple(slot.name for slot in self.space.slots)
+        self._inputs = {slot.name: slot.inputs for slot in self.space.slots}
+        self._dense = DenseEvaluator(self.space, self._survivors)
+        self._weights = None
+        # A mirror on the host of the buffer, so that a draw does not wait for the device.
+        self._n_draws = int(self.draws)
+
+    def extra_repr(self) -> str:
+        return f"{self.space.name}, {self.n_survivors} candidates, {len(self.site_names)} sites, {self.mode}"
+
+
+def _mix_seed(*numbers: int) -> int:
+    """One well-mixed 63-bit seed from several numbers (SplitMix64's finaliser)."""
+    state = 0x9E3779B97F4A7C15
+    for number in numbers:
+        state = (state + number * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        state ^= state >> 31
+        state = state * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
+        state ^= state >> 29
+    return state >> 1

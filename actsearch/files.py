@@ -1,0 +1,92 @@
+"""Files that are either whole or not there, and the named YAML files that travel with the package."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from actsearch.errors import ActsearchError, RunError, UnknownNameError
+
+_PACKAGE = Path(__file__).parent
+
+
+def write_atomically(path: Path | str, write: Callable[[Path], object]) -> Path:
+    """Let `write` fill a temporary file beside `path` and rename it, so that a reader never sees half of it.
+
+    Raises RunError, with the operating system's reason, when that cannot be done; what was at `path` is then intact.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_text(path: Path | str, text: str) -> Path:
+    """`text` in UTF-8 at `path`, whole or not at all. Raises RunError."""
+    return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def append_line(path: Path | str, line: str) -> None:
+    """Add `line` to the file at `path`. Raises RunError."""
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def read_yaml(path: Path | str, error: type[ActsearchError]) -> dict[str, Any]:
+    """The mapping in a YAML file, read by the safe loader. Raises `error` in one line."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as reason:
+        raise error(f"cannot read {path}: {getattr(reason, 'strerror', None) or reason}") from None
+    except (yaml.YAMLError, RecursionError) as reason:
+        mark = getattr(reason, "problem_mark", None)
+        where = f" (line {mark.line + 1})" if mark else ""
+        raise error(f"{path} is not valid YAML{where}: {getattr(reason, 'problem', None) or reason}") from None
+    if not isinstance(content, dict):
+        raise error(f"{path} must hold a mapping of keys to values")
+    return content
+
+
+def named_files(folder: str) -> dict[str, Path]:
+    """The YAML files of `search_spaces` or of `configs/<verb>` by name, from the checkout or from the wheel."""
+    for root in (_PACKAGE / "_data", _PACKAGE.parent):
+        if (root / folder).is_dir():
+            return {path.stem: path for path in sorted((root / folder).glob("*.yaml"))}
+    return {}
+
+
+def find_named(kind: str, folder: str, name: str | Path) -> Path:
+    """The file that `name` means: an existing path, or a name in `folder`. Raises UnknownNameError."""
+    path = Path(name)
+    if path.suffix in {".yaml", ".yml", ".json"} or os.sep in str(name):
+        if path.is_file():
+            return path
+        raise UnknownNameError(f"{kind} file", str(name), named_files(folder))
+    files = named_files(folder)
+    if str(name) not in files:
+        raise UnknownNameError(kind, str(name), files)
+    return files[str(name)]

@@ -1,0 +1,258 @@
+"""Genotype: the discrete choice of a search, as plain data."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import sympy
+
+from actsearch.errors import ActsearchError, GenotypeError
+from actsearch.files import write_text
+from actsearch.ops import formula as formulas
+from actsearch.ops.clip import Clip
+from actsearch.ops.graph import INPUT, LEAF, Tree, node, topological_order
+from actsearch.ops.spec import registry
+
+FORMAT = "actsearch.genotype"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What stands in one slot: an operation, what it reads, and the values of its parameters."""
+
+    op: str
+    inputs: tuple[str, ...]
+    parameters: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        spec = registry[self.op]
+        if len(self.inputs) != spec.arity:
+            raise GenotypeError(f"operation {self.op!r} takes {spec.arity} input(s), not {len(self.inputs)}")
+        expected = {parameter.name for parameter in spec.parameters}
+        if set(self.parameters) != expected:
+            raise GenotypeError(
+                f"operation {self.op!r} needs a value for {sorted(expected) or 'no parameter'}, not for "
+                f"{sorted(self.parameters)}"
+            )
+        for name, value in self.parameters.items():
+            if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+                raise GenotypeError(f"parameter {name!r} of {self.op!r} must be a finite number, not {value!r}")
+
+
+@dataclass(frozen=True, eq=False)
+class Genotype:
+    """A discrete cell: one operation in every slot.
+
+    Equality is that of the functions' canonical trees and clips: the order of commutative arguments, and slots that do
+    not reach the output, make no difference.
+
+    Attributes:
+        slots: the choice in every slot.
+        output: the slot whose value is the activation's.
+        clip: the clip of unbounded operations, part of the function.
+        space: name and hash of the search space that it came from; empty if written by hand.
+        provenance: anything that is worth keeping (run, seed, task, score); plain JSON data.
+
+    Raises GenotypeError or UnknownNameError if it is not a complete acyclic cell of registered operations.
+    """
+
+    slots: Mapping[str, Choice]
+    output: str
+    clip: Clip = field(default_factory=Clip)
+    space: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        try:
+            self.order  # noqa: B018  computing it checks the graph
+        except ActsearchError as error:
+            raise GenotypeError(str(error)) from None
+
+    @cached_property
+    def order(self) -> tuple[str, ...]:
+        """The slots that the output needs, each after its inputs."""
+        return topological_order({name: choice.inputs for name, choice in self.slots.items()}, self.output)
+
+    @cached_property
+    def tree(self) -> Tree:
+        """The canonical form of the function, without its clip."""
+        trees = {INPUT: LEAF}
+        for name in self.order:
+            choice = self.slots[name]
+            trees[name] = node(choice.op, [trees[i] for i in choice.inputs], choice.parameters)
+        return trees[self.output]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Genotype):
+            return NotImplemented
+        return self.tree == other.tree and self.clip == other.clip
+
+    def __hash__(self) -> int:
+        return hash((self.tree, self.clip))
+
+    @property
+    def complexity(self) -> int:
+        """Sum of the complexities of the operations that the output needs, as `SearchSpace` constrains it."""
+        return sum(registry[self.slots[name].op].complexity for name in self.order)
+
+    @property
+    def smoothness(self) -> float:
+        """k such that the function is C^k, as far as its operations and its clip tell (a lower bound)."""
+        smoothness = math.inf
+        for name in self.order:
+            choice = self.slots[name]
+            spec = registry[choice.op]
+            smoothness = min(smoothness, spec.smoothness)
+            if self.clip.needed(spec, inputs_limited=INPUT not in choice.inputs):
+                smoothness = min(smoothness, self.clip.smoothness)
+        return smoothness
+
+    @property
+    def formula(self) -> str:
+        """The canonical formula in the language of `actsearch.ops.formula`, without the clip; it can be parsed back."""
+        return _unwrapped(_print(self.tree))
+
+    def expression(self, x: sympy.Symbol | None = None) -> sympy.Expr:
+        """The function without its clip as a sympy expression in a real `x`, lightly simplified."""
+        symbol = x if x is not None else sympy.Symbol("x", real=True)
+        plain = _to_sympy(self.tree, symbol)
+        # sympy.simplify can run for minutes on nested Max and erf; collecting factors and powers cannot.
+        return sympy.factor_terms(sympy.powsimp(plain))
+
+    def to_latex(self) -> str:
+        """The expression in LaTeX."""
+        return sympy.latex(self.expression())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that `from_dict` reads back."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "formula": self.formula,
+            "slots": {
+                name: {"op": c.op, "inputs": list(c.inputs), "parameters": dict(c.parameters)}
+                for name, c in self.slots.items()
+            },
+            "output": self.output,
+            "clip": {"kind": self.clip.kind, "limit": self.clip.limit},
+            "space": dict(self.space),
+            "provenance": dict(self.provenance),
+        }
+
+    def to_json(self) -> str:
+        """`to_dict` as indented JSON."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
+
+    def save(self, path: Path | str) -> Path:
+        """Write `to_json` to `path`, whole or not at all. Raises RunError."""
+        return write_text(path, self.to_json() + "\n")
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Genotype:
+        """Read what `to_dict` wrote. Raises GenotypeError in one line if it is anything else."""
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise GenotypeError(f'not a genotype: "format" must be {FORMAT!r}')
+        version = data.get("version")
+        if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+            raise GenotypeError(f"genotype version {version!r} is not a positive whole number")
+        if version > VERSION:
+            raise GenotypeError(
+                f"genotype of version {version}; this actsearch reads up to {VERSION}: upgrade actsearch"
+            )
+        try:
+            slots = {
+                str(name): Choice(str(c["op"]), tuple(map(str, c["inputs"])), dict(c.get("parameters", {})))
+                for name, c in data["slots"].items()
+            }
+            clip = Clip(**data["clip"])
+            return cls(slots, str(data["output"]), clip, dict(data.get("space", {})), dict(data.get("provenance", {})))
+        except GenotypeError:
+            raise
+        except ActsearchError as error:
+            raise GenotypeError(f"genotype cannot be read: {error}") from None
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise GenotypeError(f"genotype is incomplete or malformed: {type(error).__name__} {error}") from None
+
+    @classmethod
+    def from_json(cls, text: str) -> Genotype:
+        """Read what `to_json` wrote. Raises GenotypeError."""
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise GenotypeError(f"genotype is not valid JSON: {error}") from None
+        return cls.from_dict(data)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Genotype:
+        """Read a file that `save` wrote. Raises GenotypeError."""
+        try:
+            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise GenotypeError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+        except GenotypeError as error:
+            raise GenotypeError(f"{path}: {error}") from None
+
+    @classmethod
+    def of_op(cls, op: str, clip: Clip | None = None) -> Genotype:
+        """The genotype that is the unary operation `op` alone, parameters at their means."""
+        spec = registry[op]
+        choice = Choice(op, (INPUT,), {p.name: p.mean for p in spec.parameters})
+        return cls({"u1": choice}, "u1", clip or Clip("none"))
+
+    def __repr__(self) -> str:
+        return f"Genotype({self.formula})"
+
+
+def _to_sympy(tree: Tree, x: sympy.Symbol) -> sympy.Expr:
+    if tree == LEAF:
+        return x
+    spec = registry[tree.op]
+    arguments = [_to_sympy(argument, x) for argument in tree.arguments] or [x] * spec.arity
+    parameters = {name: sympy.Float(_short(value)) for name, value in tree.parameters}
+    return formulas.of_op(spec, *arguments, **parameters)
+
+
+def _print(tree: Tree) -> str:
+    if tree == LEAF:
+        return INPUT
+    spec = registry[tree.op]
+    arguments = [_print(argument) for argument in tree.arguments]
+    if not spec.printed:
+        return f"{tree.op}({', '.join(map(_unwrapped, arguments))})"
+    if "**" in spec.printed:
+        arguments = [a if _is_atom(a) else f"({a})" for a in arguments]
+    if spec.printed.startswith("sigmoid({0})"):
+        arguments[0] = _unwrapped(arguments[0])
+    return spec.printed.format(*arguments, **{name: _short(value) for name, value in tree.parameters})
+
+
+def _short(value: float) -> str:
+    return format(value, ".6g")
+
+
+def _is_atom(text: str) -> bool:
+    """Whether `text` is a name, a number, or a bracket with at most a function's name before it."""
+    return re.fullmatch(r"[\w.]+", text) is not None or (
+        re.match(r"\w*\(", text) is not None and _closes_at(text, text.index("(")) == len(text) - 1
+    )
+
+
+def _unwrapped(text: str) -> str:
+    return text[1:-1] if text.startswith("(") and _closes_at(text, 0) == len(text) - 1 else text
+
+
+def _closes_at(text: str, opening: int) -> int:
+    depth = 0
+    for position in range(opening, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[position], 0)
+        if depth == 0:
+            return position
+    return -1
