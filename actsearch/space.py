@@ -274,6 +274,11 @@ class SearchSpace:
         )
         return built + sum(not built_again(tree) for tree in handed_through)
 
+    def admits(self, ops: Mapping[str, str]) -> bool:
+        """Whether a full choice of candidates keeps within the greatest complexity."""
+        limit = self.constraints.max_complexity
+        return limit is None or sum(registry[op].complexity for op in ops.values()) <= limit
+
     def random(self, seed: int) -> Genotype:
         """A genotype drawn uniformly from the space; parameters from their starting distributions."""
         generator = np.random.default_rng(seed)

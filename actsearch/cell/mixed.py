@@ -18,6 +18,7 @@ from actsearch.errors import SettingsError, SpaceError, unknown_name
 from actsearch.genotype import Genotype
 from actsearch.ops.graph import evaluate
 from actsearch.ops.spec import registry
+from actsearch.seeds import mix_seed
 from actsearch.space import SearchSpace
 
 EvaluatorName = Literal["auto", "table", "dense"]
@@ -97,7 +98,7 @@ class MixedCell(nn.Module):
         self.warm = warm
         self.mode: Literal["mixed", "warm", "discrete"] = "mixed"
         self.site_names: list[str] = []
-        generator = torch.Generator().manual_seed(_mix_seed(seed, 0))
+        generator = torch.Generator().manual_seed(mix_seed(seed, 0))
         self.alpha = nn.ParameterDict()
         self.op_parameters = nn.ParameterDict()
         self.mask = _Masks()
@@ -161,7 +162,7 @@ class MixedCell(nn.Module):
                     slot: self.relaxation.expected(self._surviving_alpha(slot)).expand(n, -1)
                     for slot in self._survivors
                 }
-            seed = _mix_seed(self.seed, 1 + self._n_draws)
+            seed = mix_seed(self.seed, 1 + self._n_draws)
             self._n_draws += 1
             self.draws.fill_(self._n_draws)
             devices = [device] if device.type == "cuda" else []
@@ -285,14 +286,3 @@ class MixedCell(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.space.name}, {self.n_survivors} candidates, {len(self.site_names)} sites, {self.mode}"
-
-
-def _mix_seed(*numbers: int) -> int:
-    """One well-mixed 63-bit seed from several numbers (SplitMix64's finaliser)."""
-    state = 0x9E3779B97F4A7C15
-    for number in numbers:
-        state = (state + number * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-        state ^= state >> 31
-        state = state * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
-        state ^= state >> 29
-    return state >> 1

@@ -1,0 +1,622 @@
+"""The bilevel search: weights on one part of the training set, α on the other, in turn.
+
+    minimise over α   L_arch(w*(α), α)    with    w*(α) = argmin_w L_train(w, α)
+
+First order as in DARTS (Liu et al., arXiv 1806.09055) and GRAFS (Strack et al., arXiv 2408.06820): one α step on a
+batch of one part, one weight step on a batch of the other. Gradients are taken by `torch.autograd.grad` for each level,
+so neither level can leave anything in the other's `.grad`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from actsearch.cell.mixed import MixedCell
+from actsearch.errors import NonFiniteError, SettingsError, TaskError
+from actsearch.search.monitor import Observer, Snapshot, locate_non_finite, recorded_inputs, snapshot_cell
+from actsearch.search.schedule import drop_times
+from actsearch.search.settings import SearchSettings
+from actsearch.seeds import seed_all
+
+Parameters = Sequence[nn.Parameter]
+
+
+CellChoices = Mapping[str, Mapping[str, str]]
+
+
+class BilevelSearch(pl.LightningModule):
+    """Drives any LightningModule whose `training_step` returns a loss, and whose activations were swapped for cells.
+
+    Three disjoint groups of parameters: the task's weights (by the task's own optimiser and schedulers), α (Adam), and
+    the parameters of operations (Adam without weight decay, at either level).
+
+    Args:
+        task: the wrapped module; its sites hold cells without registering them.
+        cells: the mixed cells by name of what they are shared in (`network` for the published sharing).
+        settings: of the search.
+        validation: batches on which the discretised cell is measured after each epoch; not from the weights' part.
+        observers: told a Snapshot after each epoch.
+    """
+
+    steps: Tensor
+    epochs_done: Tensor
+    skipped: Tensor
+
+    def __init__(
+        self,
+        task: pl.LightningModule,
+        cells: Mapping[str, MixedCell],
+        settings: SearchSettings,
+        validation: Iterable[Any] = (),
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.task = task
+        self.cells = nn.ModuleDict(cells)
+        self.settings = settings
+        self.validation = validation
+        self.observers = list(observers)
+        self.alphas: list[nn.Parameter] = [a for cell in cells.values() for a in cell.alpha.values()]
+        self.op_parameters: list[nn.Parameter] = [p for cell in cells.values() for p in cell.op_parameters.values()]
+        self.weights: list[nn.Parameter] = [p for p in task.parameters() if p.requires_grad]
+        self._check_disjoint()
+        self._drops = [
+            drop_times(
+                cell.space.n_candidates,
+                len(cell.space.slots),
+                settings.epochs if settings.shrink_unit == "epoch" else 0,
+                settings.shrink_start,
+            )
+            if settings.shrink and settings.shrink_unit == "epoch"
+            else ()
+            for cell in cells.values()
+        ]
+        # Counters live in buffers: they are part of every checkpoint.
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("epochs_done", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("skipped", torch.zeros((), dtype=torch.int64))
+        self._n_steps = 0
+        self._pending_gradients: dict[str, Tensor] = {}
+        self._sums: dict[str, list[Any]] = {}
+        self._recorder: dict[str, list[Any]] | None = None
+        self._takes_index = len(inspect.signature(task.training_step).parameters) > 1
+        self._seconds = 0.0
+
+    def _check_disjoint(self) -> None:
+        groups = {"weights": self.weights, "α": self.alphas, "op parameters": self.op_parameters}
+        owner: dict[int, str] = {}
+        for name, parameters in groups.items():
+            for parameter in parameters:
+                if id(parameter) in owner:
+                    raise TaskError(
+                        f"a parameter is among both {owner[id(parameter)]} and {name}; register the cell in one place"
+                    )
+                owner[id(parameter)] = name
+
+    # -- optimisers ------------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        """The task's optimiser and schedulers, then α's Adam, then that of operations' parameters if there are any."""
+        optimizer, schedulers = _one_optimizer(self.task.configure_optimizers())
+        upper = {id(p) for p in (*self.alphas, *self.op_parameters)}
+        if any(id(p) in upper for group in optimizer.param_groups for p in group["params"]):
+            raise TaskError("the task's optimizer holds α or op parameters; give it the task's own parameters only")
+        s = self.settings
+        optimizers = [
+            optimizer,
+            torch.optim.Adam(self.alphas, lr=s.alpha_lr, betas=s.alpha_betas, weight_decay=s.alpha_weight_decay),
+        ]
+        if self.op_parameters:
+            lr = s.op_parameter_lr or s.alpha_lr
+            optimizers.append(torch.optim.Adam(self.op_parameters, lr=lr, betas=s.alpha_betas))
+        return optimizers, schedulers
+
+    def _apply_gradients(self, level: str, parameters: Parameters, optimizers: Sequence[Any]) -> bool:
+        """Reduce, check, clip and apply the accumulated gradients; False if they were not finite and were dropped."""
+        s = self.settings
+        with_gradient = [p for p in parameters if p.grad is not None]
+        for p in with_gradient:
+            assert p.grad is not None
+            p.grad /= s.accumulate
+        self._all_reduce_mean([p.grad for p in with_gradient if p.grad is not None])
+        norm = torch.nn.utils.get_total_norm([p.grad for p in with_gradient if p.grad is not None])
+        finite = bool(norm.isfinite())
+        if finite:
+            greatest = s.weight_clip if level == "weights" else s.alpha_clip
+            if greatest is not None:
+                torch.nn.utils.clip_grads_with_norm_(with_gradient, greatest, norm)
+            for optimizer in optimizers:
+                optimizer.step()
+        for p in parameters:
+            p.grad = None
+        return finite
+
+    @staticmethod
+    def _all_reduce_mean(gradients: Sequence[Tensor]) -> None:
+        """Mean over processes, in one flat message; backward-by-grad does not go through Lightning's DDP."""
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()) or not gradients:
+            return
+        flat = torch.cat([g.flatten() for g in gradients])
+        torch.distributed.all_reduce(flat)
+        flat /= torch.distributed.get_world_size()
+        for g, reduced in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            g.copy_(reduced.view_as(g))
+
+    # -- one step --------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """One α step and one weight step on `batch["arch"]` and `batch["weights"]`; with accumulation, part of each."""
+        s = self.settings
+        started = time.perf_counter()
+        seed_all(s.seed, self.current_epoch, batch_idx)
+        optimizers = self.optimizers()
+        assert isinstance(optimizers, list)
+        upper = optimizers[1:2] if s.op_parameters == "weights" else optimizers[1:]
+        lower = optimizers[:1] + (optimizers[2:] if s.op_parameters == "weights" else [])
+        full = (self._n_steps + 1) % s.accumulate == 0
+        if (self._n_steps // s.accumulate) % s.arch_every == 0:
+            self._arch_step(batch["arch"], batch["weights"], batch_idx, upper, full)
+        self._weight_step(batch["weights"], batch_idx, lower, full)
+        self._n_steps += 1
+        self.steps.fill_(self._n_steps)
+        if s.shrink and s.shrink_unit == "step":
+            self._shrink(self._n_steps)
+        self._seconds += time.perf_counter() - started
+
+    @property
+    def upper_parameters(self) -> list[nn.Parameter]:
+        """What α steps train."""
+        return self.alphas + (self.op_parameters if self.settings.op_parameters == "alpha" else [])
+
+    @property
+    def lower_parameters(self) -> list[nn.Parameter]:
+        """What weight steps train."""
+        return self.weights + (self.op_parameters if self.settings.op_parameters == "weights" else [])
+
+    def _arch_step(self, batch: Any, train_batch: Any, index: int, optimizers: Sequence[Any], full: bool) -> None:
+        parameters = self.upper_parameters
+        self._set_mode("mixed")
+        self._resample()
+        with frozen_statistics(self.task):
+            if self.settings.order == 1:
+                loss = self._loss(batch, index, "arch")
+                gradients: Sequence[Tensor | None] = self._gradients(loss + self._anchor(), parameters)
+            else:
+                loss, gradients = self._unrolled_gradients(batch, train_batch, index, parameters)
+            self._accumulate("arch", loss, gradients, parameters, optimizers, full, batch, index)
+
+    def _weight_step(self, batch: Any, index: int, optimizers: Sequence[Any], full: bool) -> None:
+        parameters = self.lower_parameters
+        self._set_mode("warm" if self._warming else "mixed")
+        with _constant(set(self.upper_parameters)):
+            self._resample()
+            loss = self._loss(batch, index, "train")
+            gradients = self._gradients(loss, parameters)
+        applied = self._accumulate("train", loss, gradients, parameters, optimizers, full, batch, index)
+        if applied:
+            self._step_schedulers("step")
+
+    def _gradients(self, loss: Tensor, parameters: Parameters) -> tuple[Tensor | None, ...]:
+        if not loss.requires_grad:
+            raise TaskError("the loss does not depend on what is trained; was the swapped model used in training_step?")
+        return torch.autograd.grad(loss, parameters, allow_unused=True)
+
+    def _accumulate(
+        self,
+        level: str,
+        loss: Tensor,
+        gradients: Sequence[Tensor | None],
+        parameters: Parameters,
+        optimizers: Sequence[Any],
+        full: bool,
+        batch: Any,
+        index: int,
+    ) -> bool:
+        """Add the gradients to those of the step, and apply them when it is `full`; whether an optimiser stepped."""
+        if not bool(loss.isfinite()):
+            self._skip(level, f"the loss is {float(loss)}", batch, index)
+        else:
+            self._add(f"loss/{level}", loss.detach())
+            for p, g in zip(parameters, gradients, strict=True):
+                if g is not None:
+                    p.grad = g.detach().to(p.dtype) if p.grad is None else p.grad + g
+        if not full or all(p.grad is None for p in parameters):
+            return False
+        applied = self._apply_gradients("weights" if level == "train" else "arch", parameters, optimizers)
+        if not applied:
+            self._skip(level, "its gradient is not finite", batch, index)
+        return applied
+
+    def _unrolled_gradients(
+        self, batch: Any, train_batch: Any, index: int, parameters: Parameters
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """Gradient of L_arch(w - ξ ∇_w L_train(w, α), α) by α; DARTS, arXiv 1806.09055, eq. 7 and 8.
+
+        The Hessian-vector product is a central difference with ε = 0.01 / ‖∇_w' L_arch‖. The weights are restored to
+        the same bits.
+        """
+        xi = self.settings.inner_lr or float(self.optimizers()[0].param_groups[0]["lr"])  # type: ignore[index]
+        weights = self.weights
+        kept = [w.detach().clone() for w in weights]
+
+        def put(shift: Sequence[Tensor | None], scale: float) -> None:
+            with torch.no_grad():
+                for w, original, d in zip(weights, kept, shift, strict=True):
+                    w.copy_(original if d is None else original + scale * d)
+            torch.clear_autocast_cache()  # it would hand out casts of the old weights
+
+        try:
+            inner = self._gradients(self._loss(train_batch, index, None), weights)
+            put(inner, -xi)
+            loss = self._loss(batch, index, "arch")
+            both = self._gradients(loss + self._anchor(), [*parameters, *weights])
+            direct, v = both[: len(parameters)], both[len(parameters) :]
+            norm = torch.nn.utils.get_total_norm([d for d in v if d is not None])
+            epsilon = 0.01 / max(float(norm), 1e-12)
+            put(v, epsilon)
+            above = self._gradients(self._loss(train_batch, index, None), parameters)
+            put(v, -epsilon)
+            below = self._gradients(self._loss(train_batch, index, None), parameters)
+        finally:
+            put([None] * len(weights), 0.0)
+        zero = [torch.zeros_like(p) for p in parameters]
+        implicit = [
+            (z if a is None else a) - (z if b is None else b) for a, b, z in zip(above, below, zero, strict=True)
+        ]
+        gradients = [
+            (z if d is None else d) - xi * h / (2 * epsilon) for d, h, z in zip(direct, implicit, zero, strict=True)
+        ]
+        return loss, list(gradients)
+
+    # -- what the levels share -------------------------------------------------------------------------------------
+
+    def _loss(self, batch: Any, index: int, level: str | None) -> Tensor:
+        """The loss of the task's training_step. Raises TaskError if there is none."""
+        with self._recording(f"{level}/" if level else None):
+            arguments = (batch, index) if self._takes_index else (batch,)
+            output = self.task.training_step(*arguments)
+        loss = output.get("loss") if isinstance(output, Mapping) else output
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            got = "None" if loss is None else type(loss).__name__
+            raise TaskError(
+                f"{type(self.task).__name__}.training_step returned {got}; a search needs it to return the loss, "
+                "a tensor of one element (or a mapping with the key 'loss')"
+            )
+        return loss.reshape(())
+
+    def _anchor(self) -> Tensor | float:
+        if self.settings.anchor == 0:
+            return 0.0
+        return self.settings.anchor * torch.stack([cell.anchor() for cell in self._cells()]).sum()
+
+    def _cells(self) -> Iterator[MixedCell]:
+        for cell in self.cells.values():
+            assert isinstance(cell, MixedCell)
+            yield cell
+
+    def _set_mode(self, mode: Any) -> None:
+        for cell in self._cells():
+            cell.mode = mode
+
+    def _resample(self) -> None:
+        for cell in self._cells():
+            cell.resample()
+
+    @property
+    def _warming(self) -> bool:
+        s = self.settings
+        return self._n_steps < s.warm_steps if s.warm_steps is not None else self.current_epoch < s.warm_epochs
+
+    @property
+    def phase(self) -> str:
+        """`warm start`, `search`, `shrinking` or `discrete`."""
+        cells = list(self._cells())
+        if self._warming:
+            return "warm start"
+        if all(cell.is_discrete for cell in cells):
+            return "discrete"
+        return "search" if all(cell.n_survivors == cell.space.n_candidates for cell in cells) else "shrinking"
+
+    def _skip(self, level: str, what: str, batch: Any, index: int) -> None:
+        """Count a step that is not taken, and stop the search when there were too many."""
+        self.skipped += 1
+        where = locate_non_finite(self.task, lambda: self._loss(batch, index, None))
+        message = f"{level} step {self._n_steps}: {what}; {where}"
+        if int(self.skipped) > self.settings.max_skipped:
+            raise NonFiniteError(
+                f"stopped after {int(self.skipped)} steps that were not finite (max_skipped); {message}; lower the "
+                "learning rate, or look at the data"
+            )
+        pl.utilities.rank_zero_info(f"skipped a step: {message}")
+
+    # -- an epoch --------------------------------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        if self.trainer.precision in ("16-mixed", "16-true"):
+            raise SettingsError("float16 needs loss scaling, which two levels do not share; use precision bf16-mixed")
+        if self.settings.shrink_unit == "step" and self.settings.shrink:
+            length = int(self.trainer.num_training_batches) * self.settings.epochs
+            self._drops = [
+                drop_times(c.space.n_candidates, len(c.space.slots), length, self.settings.shrink_start)
+                for c in self._cells()
+            ]
+        for name, parameter in self.named_parameters():
+            if name in self._pending_gradients:
+                parameter.grad = self._pending_gradients.pop(name).to(parameter.device)
+
+    def on_train_start(self) -> None:
+        self._n_steps = int(self.steps)
+
+    def on_train_epoch_start(self) -> None:
+        seed_all(self.settings.seed, self.current_epoch)
+        for cell in self._cells():
+            cell.relaxation.at_epoch(self.current_epoch, self.settings.epochs)
+        self._forward_hook("on_train_epoch_start")
+
+    def on_train_epoch_end(self) -> None:
+        """Shrink, measure the discretised cell, tell the observers."""
+        epoch = self.current_epoch + 1
+        if int(self.epochs_done) >= epoch:  # resumed from a checkpoint written after this was done
+            return
+        self._forward_hook("on_train_epoch_end")
+        phase = self.phase
+        if self.settings.shrink_unit == "epoch":
+            self._shrink(epoch)
+        snapshot = self.measure(epoch, phase)
+        self._step_schedulers("epoch", snapshot.metrics)
+        self.epochs_done.fill_(epoch)
+        self._sums.clear()
+        for observer in self.observers:
+            observer(snapshot)
+
+    def _forward_hook(self, name: str) -> None:
+        with self._recording(None):
+            getattr(self.task, name)()
+
+    def _shrink(self, time_now: int) -> None:
+        for cell, drops in zip(self._cells(), self._drops, strict=True):
+            due = sum(t <= time_now for t in drops)
+            while cell.space.n_candidates - cell.n_survivors < due and cell.drop_weakest():
+                continue
+
+    def _step_schedulers(self, interval: str, metrics: Mapping[str, float] | None = None) -> None:
+        for config in self.trainer.lr_scheduler_configs:
+            count = self._n_steps + 1 if interval == "step" else self.current_epoch + 1
+            if config.interval != interval or count % config.frequency:
+                continue
+            if isinstance(config.scheduler, ReduceLROnPlateau):
+                key = config.monitor or "loss/val"
+                if metrics is None or key not in metrics:
+                    raise TaskError(
+                        f"the scheduler watches {key!r}, which is not measured; known: {sorted(metrics or {})}"
+                    )
+                config.scheduler.step(metrics[key])
+            else:
+                config.scheduler.step()
+
+    # -- measuring -------------------------------------------------------------------------------------------------
+
+    def score(self, ops: CellChoices | None = None, batches: Iterable[Any] | None = None) -> float:
+        """Mean loss of discrete cells under the present weights over validation batches; NaN without batches.
+
+        `ops` gives the operation of every slot by cell; a cell that it leaves out is at its best choice.
+        Normalisation layers use the statistics of each batch, which the discrete cell changes; dropout is off.
+        """
+        total, n = 0.0, 0
+        with self._measuring(ops):
+            for index, batch in enumerate(self.validation if batches is None else batches):
+                total += float(self._loss(self._to_device(batch), index, None))
+                n += 1
+        return total / n if n else float("nan")
+
+    def measure(self, epoch: int, phase: str | None = None) -> Snapshot:
+        """Everything that there is to tell at the end of `epoch`."""
+        seed_all(self.settings.seed, epoch, -1)
+        pre_activations: dict[str, Tensor] = {}
+        is_first = True
+        with self._measuring(None):
+            for index, batch in enumerate(self.validation):
+                batch = self._to_device(batch)
+                with recorded_inputs(self.task) if is_first else _nothing() as found:
+                    self._add("loss/val", self._loss(batch, index, None))
+                pre_activations = found or pre_activations
+                is_first = False
+                self._user_validation(batch, index)
+        sites = {
+            name: [pre_activations[s] for s in cell.site_names if s in pre_activations]
+            for name, cell in zip(self.cells, self._cells(), strict=True)
+        }
+        averages = {name: float(total / max(n, 1)) for name, (total, n) in self._sums.items()}
+        return Snapshot(
+            epoch=epoch,
+            epochs=self.settings.epochs,
+            step=self._n_steps,
+            phase=phase or self.phase,
+            cells={
+                name: snapshot_cell(cell, torch.cat(sites[name]).to(cell.draws.device) if sites[name] else None)
+                for name, cell in zip(self.cells, self._cells(), strict=True)
+            },
+            losses={name.removeprefix("loss/"): v for name, v in averages.items() if name.startswith("loss/")},
+            metrics=averages,
+            learning_rates={
+                name: float(optimizer.param_groups[0]["lr"])
+                for name, optimizer in zip(("weights", "alpha", "op_parameters"), self._optimizer_list(), strict=False)
+            },
+            skipped=int(self.skipped),
+            seconds=self._seconds,
+            pre_activations=pre_activations,
+        )
+
+    def _optimizer_list(self) -> list[Any]:
+        optimizers = self.optimizers()
+        return optimizers if isinstance(optimizers, list) else [optimizers]
+
+    def _user_validation(self, batch: Any, index: int) -> None:
+        if type(self.task).validation_step is not pl.LightningModule.validation_step:
+            with self._recording(""):
+                self.task.validation_step(batch, index)
+
+    @contextmanager
+    def _measuring(self, ops: CellChoices | None) -> Iterator[None]:
+        cells = zip(self.cells, self._cells(), strict=True)
+        with (
+            torch.no_grad(),
+            batch_statistics(self.task),
+            _all(cell.discrete((ops or {}).get(name)) for name, cell in cells),
+        ):
+            yield
+
+    def _to_device(self, batch: Any) -> Any:
+        device = self.device
+        batch = self.task.on_before_batch_transfer(batch, 0)
+        batch = self.task.transfer_batch_to_device(batch, device, 0)
+        return self.task.on_after_batch_transfer(batch, 0)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Each half of a pair goes the way that the task prescribes."""
+        if isinstance(batch, Mapping) and set(batch) == {"weights", "arch"}:
+            return {name: self.transfer_batch_to_device(half, device, dataloader_idx) for name, half in batch.items()}
+        batch = self.task.on_before_batch_transfer(batch, dataloader_idx)
+        batch = self.task.transfer_batch_to_device(batch, device, dataloader_idx)
+        return self.task.on_after_batch_transfer(batch, dataloader_idx)
+
+    def test_step(self, *args: Any, **kwargs: Any) -> None:
+        """Refused: a search never sees the test set."""
+        raise TaskError("a search never sees the test set; retrain the discovered activation and test that")
+
+    # -- what the task logs ----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _recording(self, prefix: str | None) -> Iterator[None]:
+        """Within it, what the task logs is averaged over the epoch under `prefix`; dropped if that is None.
+
+        The task's own `log` would write into Lightning's present hook under names that both levels share.
+        """
+
+        def log(name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+            if prefix is not None and isinstance(value, Tensor | int | float):
+                self._add(prefix + name, torch.as_tensor(value).detach().float().mean())
+
+        def log_dict(values: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
+            for name, value in values.items():
+                log(name, value)
+
+        self.task.__dict__["log"], self.task.__dict__["log_dict"] = log, log_dict
+        try:
+            yield
+        finally:
+            del self.task.__dict__["log"], self.task.__dict__["log_dict"]
+
+    def _add(self, name: str, value: Tensor) -> None:
+        entry = self._sums.setdefault(name, [0.0, 0])
+        entry[0] = entry[0] + value
+        entry[1] += 1
+
+    # -- checkpoints -----------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["actsearch"] = {
+            "gradients": {n: p.grad.cpu() for n, p in self.named_parameters() if p.grad is not None},
+            "sums": {name: [float(total), n] for name, (total, n) in self._sums.items()},
+            "seconds": self._seconds,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["actsearch"]
+        self._pending_gradients = dict(state["gradients"])
+        self._sums = {name: list(entry) for name, entry in state["sums"].items()}
+        self._seconds = float(state["seconds"])
+
+
+# -- contexts ------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def frozen_statistics(model: nn.Module) -> Iterator[None]:
+    """Within it, batch normalisation uses the statistics of the batch and leaves its running ones as they are."""
+    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    momenta = [m.momentum for m in layers]
+    counts = [None if m.num_batches_tracked is None else m.num_batches_tracked.clone() for m in layers]
+    for m in layers:
+        m.momentum = 0.0
+    try:
+        yield
+    finally:
+        for m, momentum, count in zip(layers, momenta, counts, strict=True):
+            m.momentum = momentum
+            if count is not None and m.num_batches_tracked is not None:
+                m.num_batches_tracked.copy_(count)
+
+
+@contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, but with the statistics of the batch in batch normalisation; modes are restored."""
+    modes = {m: m.training for m in model.modules()}
+    model.eval()
+    for m in modes:
+        if isinstance(m, _BatchNorm):
+            m.train()
+    try:
+        with frozen_statistics(model):
+            yield
+    finally:
+        for m, mode in modes.items():
+            m.training = mode
+
+
+@contextmanager
+def _constant(parameters: set[nn.Parameter]) -> Iterator[None]:
+    """Within it, the parameters need no gradient, so nothing is kept or computed for them."""
+    for p in parameters:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in parameters:
+            p.requires_grad_(True)
+
+
+@contextmanager
+def _nothing() -> Iterator[dict[str, Tensor]]:
+    yield {}
+
+
+@contextmanager
+def _all(contexts: Iterable[Any]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for context in contexts:
+            stack.enter_context(context)
+        yield
+
+
+def _one_optimizer(configured: Any) -> tuple[Optimizer, list[Any]]:
+    """The optimiser and the scheduler configurations in what a `configure_optimizers` returned. Raises TaskError."""
+    schedulers: list[Any] = []
+    if isinstance(configured, tuple) and len(configured) == 2 and isinstance(configured[0], list | tuple):
+        configured, found = configured
+        schedulers = list(found) if isinstance(found, list | tuple) else [found]
+    if isinstance(configured, list | tuple):
+        if len(configured) != 1:
+            raise TaskError(f"configure_optimizers gives {len(configured)} optimizers; a search can drive one")
+        configured = configured[0]
+    if isinstance(configured, Mapping):
+        if configured.get("lr_scheduler") is not None:
+            schedulers.append(configured["lr_scheduler"])
+        configured = configured.get("optimizer")
+    if not isinstance(configured, Optimizer):
+        raise TaskError("configure_optimizers returns no optimizer; a search needs one for the weights")
+    return configured, [
+        dict(s) if isinstance(s, Mapping) else {"scheduler": s, "interval": "epoch"} for s in schedulers
+    ]

@@ -1,0 +1,135 @@
+"""PairLoader: one epoch of (weights' batch, α's batch) pairs, the same for the same seed and epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from actsearch.errors import TaskError
+from actsearch.seeds import mix_seed, seed_all
+
+
+class _Seeded(Dataset[Any]):
+    """A dataset whose random augmentation of a batch depends on the batch alone, in any process."""
+
+    def __init__(self, dataset: Any, seed: int) -> None:
+        self._dataset, self._seed = dataset, seed
+
+    def __getitems__(self, indices: list[int]) -> Any:
+        seed_all(self._seed, indices[0])
+        if hasattr(self._dataset, "__getitems__"):
+            return self._dataset.__getitems__(indices)
+        return [self._dataset[i] for i in indices]
+
+
+class PairLoader:
+    """Iterates over `{"weights": batch, "arch": batch}`, as many as there are batches in the weights' part.
+
+    α's part is gone through as often as it takes, in a new order each time. The order of both depends on (`seed`,
+    epoch, round) alone, so an epoch can be repeated, and can be resumed at a batch: `state_dict` holds the position.
+
+    Args:
+        template: the user's DataLoader, from which batch size, collation and workers are taken.
+        weights, arch: positions of the two parts in the template's dataset.
+        seed: of the orders.
+        epoch: tells the present epoch when an iteration starts.
+        rank, world: with several processes each takes every `world`-th example of an order.
+
+    Raises TaskError if the loader cannot be split.
+    """
+
+    def __init__(
+        self,
+        template: DataLoader[Any],
+        weights: Sequence[int],
+        arch: Sequence[int],
+        seed: int,
+        epoch: Callable[[], int],
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        check_template(template)
+        self._template = template
+        self._parts = {"weights": torch.as_tensor(weights), "arch": torch.as_tensor(arch)}
+        self._seed = seed
+        self._epoch = epoch
+        self._rank, self._world = rank, world
+        self._position = 0
+        self._skip = 0
+        if len(self._order("weights", 0, 0)) == 0 or len(self._order("arch", 0, 0)) == 0:
+            raise TaskError(
+                f"too few training examples ({len(weights)} for weights, {len(arch)} for α) for batches of "
+                f"{template.batch_size}; use smaller batches or more data"
+            )
+
+    def __len__(self) -> int:
+        return len(self._order("weights", 0, 0))
+
+    def _order(self, part: str, epoch: int, turn: int) -> list[list[int]]:
+        """Batches of dataset positions of one pass over a part."""
+        indices = self._parts[part]
+        generator = torch.Generator().manual_seed(mix_seed(self._seed, epoch, turn, len(part)))
+        shuffled = indices[torch.randperm(len(indices), generator=generator)]
+        shuffled = shuffled[: len(shuffled) // self._world * self._world][self._rank :: self._world]
+        size = self._template.batch_size
+        assert size is not None
+        batches = [batch.tolist() for batch in shuffled.split(size)]
+        # A last batch of one breaks batch normalisation; a short one is kept unless the user drops it.
+        short = len(batches) > 1 and len(batches[-1]) < (size if self._template.drop_last else 2)
+        return batches[:-1] if short else batches
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        # A generator's body starts at the first next(), after Lightning has moved to the epoch.
+        epoch = self._epoch()
+        start, self._skip = self._skip, 0
+        self._position = start
+        orders = self._order("weights", epoch, 0)
+        arch: list[list[int]] = []
+        turn = 0
+        while len(arch) < len(orders):
+            arch += self._order("arch", epoch, turn)
+            turn += 1
+        pairs = zip(
+            self._batches(orders[start:], epoch, 0), self._batches(arch[start : len(orders)], epoch, 1), strict=True
+        )
+        for weights, alpha in pairs:
+            self._position += 1
+            yield {"weights": weights, "arch": alpha}
+        self._position = 0
+
+    def _batches(self, order: list[list[int]], epoch: int, part: int) -> DataLoader[Any]:
+        template = self._template
+        # DataLoader draws a base seed at every iteration; not from the global generator.
+        generator = torch.Generator().manual_seed(mix_seed(self._seed, epoch, part))
+        return DataLoader(
+            _Seeded(template.dataset, mix_seed(self._seed, epoch, part)),
+            batch_sampler=order,
+            num_workers=template.num_workers,
+            collate_fn=template.collate_fn,
+            pin_memory=template.pin_memory,
+            worker_init_fn=template.worker_init_fn,
+            generator=generator,
+        )
+
+    def state_dict(self) -> dict[str, int]:
+        """The position within the epoch; 0 between epochs."""
+        return {"position": 0 if self._position >= len(self) else self._position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Start the next iteration at the given position."""
+        self._skip = int(state["position"])
+
+
+def check_template(loader: Any) -> None:
+    """Raises TaskError if `loader` is not a DataLoader over a sized dataset, in batches."""
+    if not isinstance(loader, DataLoader):
+        raise TaskError(
+            f"the datamodule's train_dataloader must return a torch DataLoader, not {type(loader).__name__}"
+        )
+    if isinstance(loader.dataset, IterableDataset) or not hasattr(loader.dataset, "__len__"):
+        raise TaskError("the training data is a stream and cannot be split 75/25; give a dataset with a length")
+    if loader.batch_size is None:
+        raise TaskError("the training DataLoader must batch by batch_size, so that its two parts can be batched alike")

@@ -1,0 +1,174 @@
+"""Settings of a search; plain data, so that reading them does not import torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from actsearch.errors import SettingsError, unknown_name
+
+
+@dataclass
+class RefineSettings:
+    """Local search over the discrete cell after the bilevel search (ours, not published).
+
+    Args:
+        enabled: off reproduces the paper.
+        evaluations: greatest number of functions whose validation loss is measured.
+        batches: validation batches that make up one measurement, the same for all functions.
+        restarts: starting points: the searched function, then random functions of the space; the best result is kept.
+        width: how many of the best candidates of each slot are tried in pairs once no single change helps.
+    """
+
+    enabled: bool = True
+    evaluations: int = 300
+    batches: int = 4
+    restarts: int = 1
+    width: int = 4
+
+    def __post_init__(self) -> None:
+        _at_least("refine.evaluations", self.evaluations, 1)
+        _at_least("refine.batches", self.batches, 1)
+        _at_least("refine.restarts", self.restarts, 1)
+        _at_least("refine.width", self.width, 1)
+
+
+@dataclass
+class SearchSettings:
+    """Settings of a bilevel search; the defaults are those published for ResNet-20 (arXiv 2408.06820).
+
+    Args:
+        epochs: search length T.
+        seed: of everything random in the search.
+        relaxation: how α become weights of candidates.
+        relaxation_options: options of the relaxation, such as concentration_floor (dirichlet) or temperature.
+        evaluator: how the mixture is computed.
+        order: 1, or 2 for the unrolled inner step with a finite-difference Hessian-vector product (experimental).
+        inner_lr: learning rate of the unrolled step; default: the present one of the weights.
+        arch_fraction: share of the training set that trains α.
+        arch_every: do an α step at every k-th weight step.
+        alpha_lr: Adam's learning rate of α.
+        alpha_betas: Adam's β of α.
+        alpha_weight_decay: L2 on α.
+        alpha_clip: greatest norm of α's gradient.
+        anchor: weight of the relaxation's anchor (KL to the uniform Dirichlet) in α's loss.
+        op_parameters: whether β and γ of operations are trained with α (published) or with the weights.
+        op_parameter_lr: their learning rate; default: that of the group they are trained with.
+        weight_clip: greatest norm of the weights' gradient.
+        accumulate: batches whose gradients make one step of either level.
+        warm: standard activation of the warm start.
+        warm_epochs: weight steps of the first epochs run with it.
+        warm_steps: the same in steps; replaces warm_epochs.
+        shrink: drop candidates by the published schedule.
+        shrink_start: epoch s after which the first are dropped.
+        shrink_unit: whether the schedule counts epochs or steps; with steps, shrink_start is a step.
+        max_skipped: stop after this many steps whose loss or gradient was not finite.
+        refine: local search after discretisation.
+    """
+
+    epochs: int = 50
+    seed: int = 0
+    relaxation: Literal["dirichlet", "gumbel", "softmax"] = "dirichlet"
+    relaxation_options: dict[str, float] = field(default_factory=dict)
+    evaluator: Literal["auto", "table", "dense"] = "auto"
+    order: Literal[1, 2] = 1
+    inner_lr: float | None = None
+    arch_fraction: float = 0.25
+    arch_every: int = 1
+    alpha_lr: float = 6e-4
+    alpha_betas: tuple[float, float] = (0.5, 0.999)
+    alpha_weight_decay: float = 1e-3
+    alpha_clip: float | None = None
+    anchor: float = 0.0
+    op_parameters: Literal["alpha", "weights"] = "alpha"
+    op_parameter_lr: float | None = None
+    weight_clip: float | None = None
+    accumulate: int = 1
+    warm: str = "relu"
+    warm_epochs: int = 1
+    warm_steps: int | None = None
+    shrink: bool = True
+    shrink_start: int = 2
+    shrink_unit: Literal["epoch", "step"] = "epoch"
+    max_skipped: int = 20
+    refine: RefineSettings = field(default_factory=RefineSettings)
+
+    def __post_init__(self) -> None:
+        _at_least("epochs", self.epochs, 1)
+        _at_least("arch_every", self.arch_every, 1)
+        _at_least("accumulate", self.accumulate, 1)
+        _at_least("warm_epochs", self.warm_epochs, 0)
+        _at_least("max_skipped", self.max_skipped, 0)
+        _at_least("shrink_start", self.shrink_start, 1)
+        _choice("relaxation", self.relaxation, ("dirichlet", "gumbel", "softmax"))
+        _choice("evaluator", self.evaluator, ("auto", "table", "dense"))
+        _choice("order", self.order, (1, 2))
+        _choice("op_parameters", self.op_parameters, ("alpha", "weights"))
+        _choice("shrink_unit", self.shrink_unit, ("epoch", "step"))
+        _positive("alpha_lr", self.alpha_lr)
+        for name in ("inner_lr", "alpha_clip", "op_parameter_lr", "weight_clip"):
+            if getattr(self, name) is not None:
+                _positive(name, getattr(self, name))
+        for name in ("alpha_weight_decay", "anchor"):
+            if not _is_number(getattr(self, name)) or getattr(self, name) < 0:
+                raise SettingsError(f"{name} must be a finite number from 0 on, not {getattr(self, name)!r}")
+        if not (_is_number(self.arch_fraction) and 0 < self.arch_fraction < 1):
+            raise SettingsError(f"arch_fraction must lie between 0 and 1, not {self.arch_fraction!r}")
+        if len(self.alpha_betas) != 2 or not all(_is_number(b) and 0 <= b < 1 for b in self.alpha_betas):
+            raise SettingsError(f"alpha_betas must be two numbers from 0 to below 1, not {self.alpha_betas!r}")
+        self.alpha_betas = (float(self.alpha_betas[0]), float(self.alpha_betas[1]))
+        if self.shrink and self.shrink_unit == "epoch" and self.epochs <= self.shrink_start:
+            raise SettingsError(
+                f"epochs ({self.epochs}) must exceed shrink_start ({self.shrink_start}): search longer, "
+                "start to shrink earlier, or set shrink to false"
+            )
+        if self.inner_lr is not None and self.order == 1:
+            raise SettingsError("inner_lr is used by order 2 only; set order to 2 or leave inner_lr out")
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SearchSettings:
+        """Settings from keys and values; `refine` may be a mapping. Raises SettingsError with near matches."""
+        return _build(cls, data, "search setting", {"refine": RefineSettings})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that `from_dict` reads back."""
+        data = dataclasses.asdict(self)
+        data["alpha_betas"] = list(self.alpha_betas)
+        return data
+
+
+def _build(cls: type, data: Mapping[str, Any], kind: str, nested: Mapping[str, type]) -> Any:
+    known = [f.name for f in dataclasses.fields(cls)]
+    values = {}
+    for key, value in data.items():
+        if key not in known:
+            raise SettingsError(unknown_name(kind, key, known))
+        if key in nested and isinstance(value, Mapping):
+            value = _build(nested[key], value, f"{key} setting", {})
+        values[key] = value
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise SettingsError(f"{kind} has a value of the wrong kind: {error}") from None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _positive(name: str, value: Any) -> None:
+    if not _is_number(value) or value <= 0:
+        raise SettingsError(f"{name} must be a positive finite number, not {value!r}")
+
+
+def _at_least(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise SettingsError(f"{name} must be a whole number from {least} on, not {value!r}")
+
+
+def _choice(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    if value not in allowed:
+        raise SettingsError(unknown_name(f"value of {name}", str(value), map(str, allowed)))
