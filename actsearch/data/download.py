@@ -32,7 +32,9 @@ def download_into(root: Path, fetch: Callable[[Path], object], title: str, wante
                     target.parent.mkdir(parents=True, exist_ok=True)
                     os.replace(file, target)
     except (OSError, RuntimeError, HTTPException) as error:
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise DataError(f"{title}: no {wanted}, and no download ({reason}); put the file from {url} there") from error
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(
+            f"{title}: no usable {wanted}, and no download ({reason}); put the file from {url} there"
+        ) from error
     finally:
         socket.setdefaulttimeout(timeout)
