@@ -1,0 +1,19 @@
+"""Image classification data by name, held in memory and augmented a batch at a time.
+
+    data = ImageData("cifar10", root="~/data", batch_size=64)
+
+A new set is a file in this folder and a line in `registry.py`.
+"""
+# ruff: noqa: E402
+
+from actsearch._torchvision import make_importable
+
+make_importable()  # before Lightning, which imports torchvision
+
+from .augment import Augment
+from .imageset import ImageSet
+from .module import ImageData
+from .registry import names
+from .split import stratified
+
+__all__ = ["Augment", "ImageData", "ImageSet", "names", "stratified"]

@@ -1,0 +1,178 @@
+"""The data module: a named data set as Lightning wants it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from ..errors import SettingsError
+from .augment import NO_AUGMENT, Augment
+from .imageset import ImageSet, statistics
+from .registry import check, read
+from .source import Source, Split, default_root
+from .split import stratified
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    title: str
+    num_classes: int
+    train: ImageSet
+    eval_train: ImageSet
+    test: ImageSet
+
+
+class ImageData(pl.LightningDataModule):
+    """Image classification data by name (`actsearch.data.names()`); batches are (B, C, H, W) float32 and (B,) int64.
+
+    root: folder of the data sets (the .npz file for "npz", the folder with train/ and test/ for "folder"); default
+        the environment's ACTSEARCH_DATA, else ~/.cache/actsearch/data. What is missing there is downloaded.
+    augment: None, what is standard for the set; False, none; True, what is standard or, for a set without, crops with
+        an eighth of the side as padding.
+    limit_train, limit_test: use only that many images, each class in proportion, chosen by `seed`.
+    options: of the set itself, such as `image_size` of "folder", or `split_seed` of the sets that have no test part.
+
+    `seed` chooses subsets only, and never moves an image between training and test; order and augmentation draw from
+    torch's global RNG. There is no validation part: whoever needs one takes it from `train_set` and, with the same
+    indices and without augmentation, from `eval_train_set`.
+    Raises UnknownNameError, SettingsError, and, when the data is first asked for, DataError.
+    """
+
+    name: str  # Lightning's own attribute, which may be None there
+
+    def __init__(
+        self,
+        name: str = "digits",
+        root: str | Path | None = None,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        augment: bool | None = None,
+        limit_train: int | None = None,
+        limit_test: int | None = None,
+        seed: int = 0,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        check(name, options)
+        if batch_size < 1 or num_workers < 0:
+            raise SettingsError(f"batch_size must be ≥ 1 and num_workers ≥ 0, not {batch_size} and {num_workers}")
+        self.name = name
+        self.root = default_root() if root is None else Path(root).expanduser()
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.augment = augment
+        self.limit_train = limit_train
+        self.limit_test = limit_test
+        self.seed = seed
+        self.options = options
+
+    @property
+    def title(self) -> str:
+        """What to call the data in a table: "CIFAR-10 (JPEG)" is not CIFAR-10."""
+        return self._loaded.title
+
+    @property
+    def num_classes(self) -> int:
+        return self._loaded.num_classes
+
+    @property
+    def in_channels(self) -> int:
+        """Channels C, or the number of features F."""
+        return self.train_set.images.shape[1]
+
+    @property
+    def image_size(self) -> int | tuple[int, int]:
+        """The side of square images, else (height, width); 1 for feature vectors."""
+        if self.train_set.images.ndim == 2:
+            return 1
+        height, width = self.train_set.images.shape[2:]
+        return height if height == width else (height, width)
+
+    @property
+    def train_set(self) -> ImageSet:
+        """The training images, augmented."""
+        return self._loaded.train
+
+    @property
+    def eval_train_set(self) -> ImageSet:
+        """The training images without augmentation, in the order of `train_set`."""
+        return self._loaded.eval_train
+
+    @property
+    def test_set(self) -> ImageSet:
+        return self._loaded.test
+
+    @property
+    def train_targets(self) -> np.ndarray:
+        """The labels of `train_set` as integers (N,)."""
+        return self.train_set.targets
+
+    def prepare_data(self) -> None:
+        """Download what is missing (Lightning calls this in one process a machine)."""
+        _ = self._loaded
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the data, once."""
+        _ = self._loaded
+
+    def train_dataloader(self) -> DataLoader:
+        return self.loader(self.train_set, shuffle=True)
+
+    def test_dataloader(self) -> DataLoader:
+        return self.loader(self.test_set, shuffle=False)
+
+    def loader(self, dataset: Dataset, shuffle: bool) -> DataLoader:
+        """A loader over `dataset`, for instance a subset of `train_set`, with this module's batch size and workers."""
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            shuffle=shuffle,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    @cached_property
+    def _loaded(self) -> _Loaded:
+        source = read(self.name, self.root, self.options)
+        images, labels = _take(source.train, self.limit_train, self.seed, "limit_train")
+        if source.mean is None or source.std is None:
+            mean, std = statistics(images)
+        else:
+            mean, std = torch.tensor(source.mean), torch.tensor(source.std)
+        return _Loaded(
+            title=source.title,
+            num_classes=source.num_classes,
+            train=ImageSet(images, labels, mean, std, self._augment(source, images)),
+            eval_train=ImageSet(images, labels, mean, std, None),
+            test=ImageSet(*_take(source.test, self.limit_test, self.seed, "limit_test"), mean, std, None),
+        )
+
+    def _augment(self, source: Source, images: torch.Tensor) -> Augment | None:
+        if self.augment is False:
+            return None
+        if source.augment != NO_AUGMENT:
+            return source.augment
+        if not self.augment:
+            return None
+        if images.ndim != 4:
+            raise SettingsError(f"augment=True needs images, and {self.name} at {self.root} holds feature vectors")
+        return Augment(padding=max(1, min(images.shape[2:]) // 8))
+
+
+def _take(split: Split, limit: int | None, seed: int, setting: str) -> tuple[torch.Tensor, torch.Tensor]:
+    total = len(split.labels)
+    if limit is None:
+        indices = np.arange(total)
+    elif 1 <= limit <= total:
+        indices = stratified(split.labels, limit, seed)
+    else:
+        raise SettingsError(f"{setting} must be from 1 to the {total} images that there are, not {limit}")
+    return torch.from_numpy(split.pixels(indices)), torch.from_numpy(split.labels[indices])

@@ -1,0 +1,12 @@
+"""What is trained: plain LightningModules around a model. A search wraps any of them, and any of a user's own."""
+# ruff: noqa: E402
+
+from actsearch._torchvision import make_importable
+
+make_importable()  # before Lightning, which imports torchvision
+
+from .classification import Classification
+from .optim import OptimSettings
+from .regression import Regression
+
+__all__ = ["Classification", "OptimSettings", "Regression"]
