@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from actsearch._torchvision import make_importable
+import actsearch._torchvision  # noqa: F401
 
-make_importable()
-
-import pytest  # noqa: E402
-import torch  # noqa: E402
+import pytest
+import torch
 
 # xdist runs one worker a core; more threads than that only wait for each other.
 torch.set_num_threads(1)

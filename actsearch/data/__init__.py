@@ -10,10 +10,10 @@ from actsearch._torchvision import make_importable
 
 make_importable()  # before Lightning, which imports torchvision
 
-from .augment import Augment
-from .imageset import ImageSet
-from .module import ImageData
-from .registry import names
-from .split import stratified
+from actsearch.data.augment import Augment
+from actsearch.data.imageset import ImageSet
+from actsearch.data.module import ImageData
+from actsearch.data.registry import names
+from actsearch.data.split import stratified
 
 __all__ = ["Augment", "ImageData", "ImageSet", "names", "stratified"]

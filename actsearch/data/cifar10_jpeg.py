@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..errors import DataError
-from .source import Source, Split, in_bytes, vision_root
-from .torchvision_sets import CIFAR_AUGMENT, CIFAR_MEAN, CIFAR_STD
+from actsearch.data.source import Source, Split, in_bytes, vision_root
+from actsearch.data.torchvision_sets import CIFAR_AUGMENT, CIFAR_MEAN, CIFAR_STD
+from actsearch.errors import DataError
 
 FILE = "cifar10_jpeg.npz"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from sklearn.datasets import load_digits
 
-from .source import Source, divide
+from actsearch.data.source import Source, divide
 
 
 def digits(split_seed: int = 0) -> Source:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 
-from ..errors import DataError
+from actsearch.errors import DataError
 
 STALLED = 30  # seconds without a byte
 

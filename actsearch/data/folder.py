@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image, ImageOps
 from torchvision.datasets import ImageFolder
 
-from ..errors import DataError, SettingsError
-from .augment import Augment
-from .source import Source, Split
+from actsearch.data.augment import Augment
+from actsearch.data.source import Source, Split
+from actsearch.errors import DataError, SettingsError
 
 
 def folder(root: Path, image_size: int = 32) -> Source:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import DataError
+from actsearch.errors import DataError
 
 UBYTE = 0x08
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .augment import Augment
+from actsearch.data.augment import Augment
 
 CHUNK = 1000
 

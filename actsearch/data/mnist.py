@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from torchvision import datasets
 
-from ..errors import DataError
-from .download import download_into
-from .idx import read_idx
-from .source import Source, Split, in_bytes, vision_root
+from actsearch.data.download import download_into
+from actsearch.data.idx import read_idx
+from actsearch.data.source import Source, Split, in_bytes, vision_root
+from actsearch.errors import DataError
 
 
 def mnist(root: Path) -> Source:

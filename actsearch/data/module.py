@@ -12,12 +12,12 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import SettingsError
-from .augment import NO_AUGMENT, Augment
-from .imageset import ImageSet, statistics
-from .registry import check, read
-from .source import Source, Split, default_root
-from .split import stratified
+from actsearch.data.augment import NO_AUGMENT, Augment
+from actsearch.data.imageset import ImageSet, statistics
+from actsearch.data.registry import check, read
+from actsearch.data.source import Source, Split, default_root
+from actsearch.data.split import stratified
+from actsearch.errors import SettingsError
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import DataError
-from .source import Source, Split, divide
+from actsearch.data.source import Source, Split, divide
+from actsearch.errors import DataError
 
 CHANNELS = (1, 3, 4)
 

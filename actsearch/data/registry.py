@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..errors import SettingsError, UnknownNameError, unknown_name
-from .cifar10_jpeg import cifar10_jpeg
-from .digits import digits
-from .folder import folder
-from .mnist import fashion_mnist, kmnist, mnist
-from .npz import npz
-from .source import Source
-from .torchvision_sets import cifar10, cifar100, semeion, svhn
+from actsearch.data.cifar10_jpeg import cifar10_jpeg
+from actsearch.data.digits import digits
+from actsearch.data.folder import folder
+from actsearch.data.mnist import fashion_mnist, kmnist, mnist
+from actsearch.data.npz import npz
+from actsearch.data.source import Source
+from actsearch.data.torchvision_sets import cifar10, cifar100, semeion, svhn
+from actsearch.errors import SettingsError, UnknownNameError, unknown_name
 
 _READERS: dict[str, Callable[..., Source]] = {
     "digits": digits,

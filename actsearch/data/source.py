@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .augment import NO_AUGMENT, Augment
-from .split import stratified
+from actsearch.data.augment import NO_AUGMENT, Augment
+from actsearch.data.split import stratified
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from torchvision import datasets
 
-from .augment import Augment
-from .download import download_into
-from .source import Source, Split, divide, in_bytes, vision_root
+from actsearch.data.augment import Augment
+from actsearch.data.download import download_into
+from actsearch.data.source import Source, Split, divide, in_bytes, vision_root
 
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 CIFAR_AUGMENT = Augment(padding=4, flip=True)

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import SettingsError, UnknownNameError, unknown_name
-from .lenet import lenet
-from .mlp import mlp
-from .resnet import resnet8, resnet20, resnet32, resnet44, resnet56
+from actsearch.errors import SettingsError, UnknownNameError, unknown_name
+from actsearch.models.lenet import lenet
+from actsearch.models.mlp import mlp
+from actsearch.models.resnet import resnet8, resnet20, resnet32, resnet44, resnet56
 
 __all__ = ["build", "lenet", "mlp", "names", "resnet8", "resnet20", "resnet32", "resnet44", "resnet56"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import SettingsError
+from actsearch.errors import SettingsError
 
 SMALLEST = 4  # pixels a side that survive two halvings
 

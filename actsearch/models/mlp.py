@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from ..errors import SettingsError
+from actsearch.errors import SettingsError
 
 
 def mlp(in_features: int, num_classes: int = 10, hidden: Sequence[int] = (256, 128)) -> nn.Sequential:

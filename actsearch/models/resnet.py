@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import SettingsError
+from actsearch.errors import SettingsError
 
 
 class BasicBlock(nn.Module):

@@ -38,7 +38,7 @@ class SearchCheckpoint(Checkpoint):
         temporary, path = self.directory / f".{name}.partial", self.directory / name
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            trainer.save_checkpoint(temporary)
+            trainer.save_checkpoint(temporary, weights_only=False)
             if trainer.is_global_zero:
                 with open(temporary, "rb") as file:
                     os.fsync(file.fileno())

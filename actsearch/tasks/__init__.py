@@ -5,8 +5,8 @@ from actsearch._torchvision import make_importable
 
 make_importable()  # before Lightning, which imports torchvision
 
-from .classification import Classification
-from .optim import OptimSettings
-from .regression import Regression
+from actsearch.tasks.classification import Classification
+from actsearch.tasks.optim import OptimSettings
+from actsearch.tasks.regression import Regression
 
 __all__ = ["Classification", "OptimSettings", "Regression"]

@@ -8,8 +8,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import SettingsError, TaskError
-from .optim import Task
+from actsearch.errors import SettingsError, TaskError
+from actsearch.tasks.optim import Task
 
 
 class Classification(Task):

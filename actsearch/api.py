@@ -1,0 +1,323 @@
+"""The public search: puts the rooms together, from a task and its data to an activation in a run directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import actsearch._torchvision  # noqa: F401
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Subset
+
+from actsearch.activation import Activation
+from actsearch.cell.mixed import MixedCell
+from actsearch.cell.relaxation import make_relaxation
+from actsearch.errors import GenotypeError, RunError, TaskError
+from actsearch.genotype import Genotype
+from actsearch.run import RunDirectory
+from actsearch.search.bilevel import BilevelSearch
+from actsearch.search.checkpoint import SearchCheckpoint, checkpoints, latest_checkpoint
+from actsearch.search.loader import PairLoader, check_template
+from actsearch.search.monitor import Observer, Snapshot
+from actsearch.search.refine import Refinement, refine
+from actsearch.search.settings import SearchSettings
+from actsearch.search.split import labels_of, split
+from actsearch.seeds import mix_seed
+from actsearch.space import SearchSpace
+from actsearch.swap import Site, SwapReport, swap, unswap
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        genotypes: by cell; a single one named `network` unless the space shares its cells otherwise.
+        run_dir: where everything was written.
+        snapshot: the last epoch's, with samples of the pre-activations.
+        refinements: what the local search did, by cell.
+        swap_report: which activations of the model were searched.
+    """
+
+    genotypes: Mapping[str, Genotype]
+    run_dir: Path
+    snapshot: Snapshot
+    refinements: Mapping[str, Refinement]
+    swap_report: SwapReport
+
+    @property
+    def genotype(self) -> Genotype:
+        """The discovered function. Raises GenotypeError if there are several: see `genotypes`."""
+        if len(self.genotypes) != 1:
+            raise GenotypeError(f"this search found {len(self.genotypes)} functions; take one of `genotypes` by name")
+        return next(iter(self.genotypes.values()))
+
+    @property
+    def activation(self) -> Activation:
+        """The discovered function as a new module."""
+        return Activation(self.genotype)
+
+    @property
+    def formula(self) -> str:
+        """The canonical formula."""
+        return self.genotype.formula
+
+    @property
+    def inputs(self) -> torch.Tensor:
+        """Sample of the inputs that the sites really saw in the last epoch, 1-d float32."""
+        found = list(self.snapshot.pre_activations.values())
+        return torch.cat(found) if found else torch.empty(0)
+
+    def plot(self) -> Figure:
+        """The function with its derivatives over the inputs that the network produced."""
+        from actsearch.report.plots import draw_activation
+
+        return draw_activation(self.activation, self.inputs)
+
+
+def search(
+    task: pl.LightningModule,
+    datamodule: Any = None,
+    *,
+    space: SearchSpace | str | Path | Mapping[str, Any] = "grafs",
+    run_root: str | Path = "runs",
+    name: str | None = None,
+    resume: str | Path | None = None,
+    observers: Sequence[Observer] | None = None,
+    callbacks: Sequence[pl.Callback] | None = None,
+    trainer: Mapping[str, Any] | None = None,
+    include: str | Iterable[str] = "*",
+    exclude: str | Iterable[str] = (),
+    config: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> SearchResult:
+    """Find an activation function for `task` by a bilevel search.
+
+    Args:
+        task: any LightningModule whose `training_step` returns a loss; its activations are replaced for the search, and
+            put back afterwards.
+        datamodule: a LightningDataModule, or a training DataLoader; default: the task's own `train_dataloader`. The
+            training set is split (`arch_fraction`); test data is not touched.
+        space: a SearchSpace, or its name, path or content.
+        run_root, name: the run goes to run_root/name/DATE; default name: that of the space.
+        resume: continue this run directory instead, to the same bits on CPU; the other arguments must be as they were.
+        observers, callbacks: told of every epoch, and given to the Trainer; default: TensorBoard and progress.
+        trainer: further arguments of the pytorch_lightning.Trainer, such as accelerator, devices, precision.
+        include, exclude: shell patterns of the names of activation sites.
+        config: what to save as config.yaml; default: the settings.
+        settings: the fields of SearchSettings.
+
+    Raises an ActsearchError in one line for anything that the caller can mend.
+    """
+    chosen = SearchSettings.from_dict(settings)
+    loaded = SearchSpace.load(space)
+    loader = _train_loader(task, datamodule)
+    if resume is None:
+        run = RunDirectory.create(run_root, name or loaded.name)
+        run.write_config(dict(config) if config is not None else {"search": chosen.to_dict()})
+        run.write_space(loaded.to_dict())
+        run.write_environment()
+        checkpoint = None
+    else:
+        run = RunDirectory.open(resume)
+        if SearchSpace.load(run.read_space()).hash != loaded.hash:
+            raise RunError(f"{resume} was searched in another space than {loaded.name!r}; resume with the run's own")
+        checkpoint = latest_checkpoint(run.checkpoints)
+    cells, report = _swap_in_cells(task, loaded, chosen, include, exclude)
+    try:
+        return _run(
+            task, datamodule, loader, loaded, chosen, run, checkpoint, cells, report, observers, callbacks, trainer
+        )
+    finally:
+        unswap(task, report)
+
+
+def _run(
+    task: pl.LightningModule,
+    datamodule: Any,
+    loader: DataLoader[Any],
+    space: SearchSpace,
+    settings: SearchSettings,
+    run: RunDirectory,
+    checkpoint: Path | None,
+    cells: Mapping[str, MixedCell],
+    report: SwapReport,
+    observers: Sequence[Observer] | None,
+    callbacks: Sequence[pl.Callback] | None,
+    trainer_options: Mapping[str, Any] | None,
+) -> SearchResult:
+    bilevel = BilevelSearch(task, cells, settings)
+    weights, arch = split(
+        len(loader.dataset),  # type: ignore[arg-type]
+        settings.arch_fraction,
+        settings.seed,
+        labels_of(loader.dataset),
+    )
+    pairs = PairLoader(
+        loader, weights.tolist(), arch.tolist(), settings.seed, lambda: bilevel.current_epoch, *_rank_and_world()
+    )
+    bilevel.validation = _validation_loader(datamodule, loader, arch.tolist())
+    if observers is None or callbacks is None:
+        default_observers, default_callbacks = _default_watchers(run, checkpoint)
+        observers = default_observers if observers is None else observers
+        callbacks = default_callbacks if callbacks is None else callbacks
+    if checkpoint is not None:
+        run.rewind(_epochs_done(checkpoint))
+    last: list[Snapshot] = []
+    bilevel.observers = [run.record, last.append, *observers]
+    trainer = pl.Trainer(
+        **{
+            "max_epochs": settings.epochs,
+            "logger": False,
+            "enable_checkpointing": True,  # ours is a Checkpoint callback too
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "num_sanity_val_steps": 0,
+            **(trainer_options or {}),
+            "callbacks": [SearchCheckpoint(run.checkpoints), *callbacks],
+        }
+    )
+    trainer.fit(bilevel, train_dataloaders=pairs, ckpt_path=checkpoint, weights_only=True)
+    if trainer.interrupted:
+        raise RunError(f"interrupted; continue with: python -m actsearch search --resume {run.path}")
+    snapshot = last[-1] if last else bilevel.measure(settings.epochs)
+    genotypes, refinements = _finish(bilevel, space, settings, run)
+    for observer in observers:
+        close = getattr(observer, "close", None)
+        if close is not None:
+            close()
+    return SearchResult(genotypes, run.path, snapshot, refinements, report)
+
+
+def _finish(
+    bilevel: BilevelSearch, space: SearchSpace, settings: SearchSettings, run: RunDirectory
+) -> tuple[dict[str, Genotype], dict[str, Refinement]]:
+    """Refine each cell with the others at their best, and write the genotypes."""
+    batches = _first(bilevel.validation, settings.refine.batches)
+    cells = dict(zip(bilevel.cells, bilevel._cells(), strict=True))
+    chosen: dict[str, Mapping[str, str]] = {name: cell.choice() for name, cell in cells.items()}
+    refinements = {}
+    for index, (name, cell) in enumerate(cells.items()):
+        if not settings.refine.enabled:
+            break
+
+        def score(ops: Mapping[str, str], name: str = name) -> float:
+            return bilevel.score({**chosen, name: ops}, batches)
+
+        refinements[name] = refine(
+            space, chosen[name], score, cell.genotype, settings.refine, mix_seed(settings.seed, index)
+        )
+        chosen[name] = refinements[name].ops
+    genotypes = {}
+    for name, cell in cells.items():
+        provenance: dict[str, Any] = {"run": run.path.name, "seed": settings.seed, "cell": name}
+        if name in refinements:
+            found = refinements[name]
+            provenance["refined"] = {
+                "loss_before": found.start_loss,
+                "loss_after": found.loss,
+                "evaluations": found.evaluations,
+                "formula_before": cell.genotype().formula,
+            }
+        genotypes[name] = cell.genotype(chosen[name], provenance)
+        path = run.genotype if len(cells) == 1 else run.path / f"genotype.{name}.json"
+        genotypes[name].save(path)
+    return genotypes, refinements
+
+
+def _first(batches: Iterable[Any], n: int) -> list[Any]:
+    found = []
+    for batch in batches:
+        found.append(batch)
+        if len(found) == n:
+            break
+    return found
+
+
+def _swap_in_cells(
+    task: pl.LightningModule,
+    space: SearchSpace,
+    settings: SearchSettings,
+    include: str | Iterable[str],
+    exclude: str | Iterable[str],
+) -> tuple[dict[str, MixedCell], SwapReport]:
+    """A MixedCell at every activation site of `task`, by what the space shares them in."""
+    cells: dict[str, MixedCell] = {}
+    key_of: dict[str, Callable[[str], str]] = {
+        "network": lambda site: "network",
+        "block": lambda site: site.rpartition(".")[0].replace(".", "/") or "network",
+        "site": lambda site: site.replace(".", "/"),
+    }
+
+    def factory(site: Site) -> nn.Module:
+        key = key_of[space.sharing](site.name)
+        if key not in cells:
+            cells[key] = MixedCell(
+                space,
+                make_relaxation(settings.relaxation, **settings.relaxation_options),
+                settings.evaluator,
+                seed=mix_seed(settings.seed, len(cells)),
+                warm=settings.warm,
+            )
+        return cells[key].add_site(site.name)
+
+    return cells, swap(task, factory, include=include, exclude=exclude)
+
+
+def _train_loader(task: pl.LightningModule, datamodule: Any) -> DataLoader[Any]:
+    """The user's training loader. Raises TaskError if there is none, or if it would train on the test set."""
+    if isinstance(datamodule, DataLoader):
+        loader = datamodule
+    else:
+        source = datamodule if datamodule is not None else task
+        if not hasattr(source, "train_dataloader"):
+            raise TaskError(
+                f"{type(source).__name__} has no train_dataloader; give a LightningDataModule or a DataLoader"
+            )
+        if isinstance(source, pl.LightningDataModule):
+            source.prepare_data()
+            source.setup("fit")
+        try:
+            loader = source.train_dataloader()
+        except pl.utilities.exceptions.MisconfigurationException:
+            raise TaskError(
+                f"{type(source).__name__} defines no train_dataloader; give a LightningDataModule or a DataLoader"
+            ) from None
+    check_template(loader)
+    test = getattr(datamodule, "test_set", None)
+    if test is not None and loader.dataset is test:
+        raise TaskError("the training loader reads the test set; a search must never see it")
+    return loader
+
+
+def _validation_loader(datamodule: Any, loader: DataLoader[Any], arch: Sequence[int]) -> DataLoader[Any]:
+    """α's part in order, without augmentation where the datamodule offers that (`eval_train_set`)."""
+    dataset = getattr(datamodule, "eval_train_set", loader.dataset)
+    return DataLoader(
+        Subset(dataset, arch), batch_size=loader.batch_size, collate_fn=loader.collate_fn, pin_memory=loader.pin_memory
+    )
+
+
+def _rank_and_world() -> tuple[int, int]:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def _epochs_done(checkpoint: Path) -> int:
+    return int(checkpoint.name.split("-")[1])
+
+
+def _default_watchers(run: RunDirectory, checkpoint: Path | None) -> tuple[list[Observer], list[pl.Callback]]:
+    return [], []
+
+
+__all__ = ["SearchResult", "checkpoints", "search"]

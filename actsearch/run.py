@@ -1,0 +1,187 @@
+"""RunDirectory: what a search leaves on disk, written as it goes."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+import actsearch
+from actsearch.errors import RunError
+from actsearch.files import append_line, read_yaml, write_text
+from actsearch.search.monitor import Snapshot
+
+_REPORTED = ("torch", "torchvision", "pytorch-lightning", "numpy", "sympy", "jsonargparse", "tensorboard")
+
+
+class RunDirectory:
+    """A run's folder: config.yaml, space.yaml, environment.json, genotypes.jsonl, metrics.csv, checkpoints/, figures/.
+
+    Raises RunError if it cannot be written.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def create(cls, root: Path | str, name: str) -> RunDirectory:
+        """A new folder root/name/DATE; of two made in the same second, the second gets a number."""
+        date = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        for attempt in range(1, 1000):
+            path = Path(root) / name / (date if attempt == 1 else f"{date}_{attempt}")
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                if not Path(root, name).is_dir():
+                    raise RunError(f"cannot make the run folder {path}: {root} is not a folder") from None
+                continue
+            except OSError as error:
+                raise RunError(
+                    f"cannot make the run folder {path}: {error.strerror or error}; choose another with run.root"
+                ) from None
+            return cls(path)
+        raise RunError(f"cannot make a run folder in {Path(root) / name}: too many of this second")
+
+    @classmethod
+    def open(cls, path: Path | str) -> RunDirectory:
+        """The folder of an existing run. Raises RunError if it is none."""
+        run = cls(path)
+        if not (run.path / "config.yaml").is_file():
+            raise RunError(f"{path} is not a run: it has no config.yaml; give a folder runs/NAME/DATE")
+        if not os.access(run.path, os.W_OK):
+            raise RunError(f"the run folder {path} cannot be written; copy it to a place of your own")
+        return run
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    @property
+    def genotype(self) -> Path:
+        return self.path / "genotype.json"
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        self._write_yaml("config.yaml", config)
+
+    def read_config(self) -> dict[str, Any]:
+        return read_yaml(self.path / "config.yaml", RunError)
+
+    def write_space(self, space: Mapping[str, Any]) -> None:
+        self._write_yaml("space.yaml", space)
+
+    def read_space(self) -> dict[str, Any]:
+        return read_yaml(self.path / "space.yaml", RunError)
+
+    def _write_yaml(self, name: str, data: Mapping[str, Any]) -> None:
+        write_text(self.path / name, yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True))
+
+    def write_json(self, name: str, data: Mapping[str, Any]) -> Path:
+        return write_text(self.path / name, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+    def write_environment(self) -> None:
+        """Versions and machine, so that a result can be placed."""
+        versions = {}
+        for package in _REPORTED:
+            try:
+                versions[package] = version(package)
+            except PackageNotFoundError:
+                versions[package] = "not installed"
+        self.write_json(
+            "environment.json",
+            {
+                "actsearch": actsearch.__version__,
+                "python": sys.version.split()[0],
+                "platform": platform.platform(),
+                "processors": os.cpu_count(),
+                "torch_threads": torch.get_num_threads(),
+                "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+                "packages": versions,
+                "command": sys.argv[1:],
+                "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+            },
+        )
+
+    # -- one record an epoch ---------------------------------------------------------------------------------------
+
+    def history(self) -> list[dict[str, Any]]:
+        """The lines of genotypes.jsonl: one mapping an epoch; a line cut off by a kill is left out."""
+        path = self.path / "genotypes.jsonl"
+        if not path.is_file():
+            return []
+        records = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                break
+        return records
+
+    def rewind(self, epoch: int) -> None:
+        """Forget the records after `epoch`, which a resumed search will write again."""
+        records = [r for r in self.history() if r["epoch"] <= epoch]
+        write_text(self.path / "genotypes.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
+        table = self.path / "metrics.csv"
+        if table.is_file():
+            lines = table.read_text(encoding="utf-8").splitlines()
+            kept = [
+                line for line in lines[1:] if line.split(",", 1)[0].isdigit() and int(line.split(",", 1)[0]) <= epoch
+            ]
+            write_text(table, "\n".join([*lines[:1], *kept]) + "\n")
+
+    def record(self, snapshot: Snapshot) -> None:
+        """Add an epoch to genotypes.jsonl and metrics.csv."""
+        line = {
+            "epoch": snapshot.epoch,
+            "step": snapshot.step,
+            "phase": snapshot.phase,
+            "losses": dict(snapshot.losses),
+            "skipped": snapshot.skipped,
+            "cells": {
+                name: {
+                    "formula": cell.genotype.formula,
+                    "genotype": cell.genotype.to_dict(),
+                    "probabilities": {slot: dict(ps) for slot, ps in cell.probabilities.items()},
+                    "undecided": cell.undecided(),
+                }
+                for name, cell in snapshot.cells.items()
+            },
+        }
+        append_line(self.path / "genotypes.jsonl", json.dumps(line, ensure_ascii=False))
+        self._append_metrics(snapshot)
+
+    def _append_metrics(self, snapshot: Snapshot) -> None:
+        row = {
+            "epoch": snapshot.epoch,
+            "step": snapshot.step,
+            "phase": snapshot.phase,
+            "survivors": sum(cell.n_survivors for cell in snapshot.cells.values()),
+            **{f"lr/{name}": value for name, value in snapshot.learning_rates.items()},
+            **dict(sorted(snapshot.metrics.items())),
+            "skipped": snapshot.skipped,
+            "seconds": round(snapshot.seconds, 3),
+        }
+        path = self.path / "metrics.csv"
+        try:
+            new = not path.is_file()
+            header = list(row) if new else next(csv.reader(path.open(encoding="utf-8")))
+            with open(path, "a", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, header, extrasaction="ignore", restval="")
+                if new:
+                    writer.writeheader()
+                writer.writerow(row)
+        except OSError as error:
+            raise RunError(f"cannot write {path}: {error.strerror or error}") from None
