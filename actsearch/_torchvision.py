@@ -3,8 +3,8 @@
 The registry's torchvision wheel is linked against CUDA. Beside a CPU-only torch its C library does not load, and
 `import torchvision` stops with "operator torchvision::nms does not exist"; Lightning and torchmetrics import
 torchvision when it is installed, and stop too. Defining the two missing operator schemas is enough: models, transforms
-and datasets are plain Python. On a pair that matches this does nothing. Importing this module is what does it; import it
-before anything that may import torchvision.
+and datasets are plain Python. On a pair that matches this does nothing. Importing this module is what does it: import
+it before anything that may import torchvision.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ A new set is a file in this folder and a line in `registry.py`.
 """
 # ruff: noqa: E402
 
-from actsearch._torchvision import make_importable
+import actsearch._torchvision  # noqa: F401
 
 make_importable()  # before Lightning, which imports torchvision
 

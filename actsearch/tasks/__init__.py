@@ -1,7 +1,7 @@
 """What is trained: plain LightningModules around a model. A search wraps any of them, and any of a user's own."""
 # ruff: noqa: E402
 
-from actsearch._torchvision import make_importable
+import actsearch._torchvision  # noqa: F401
 
 make_importable()  # before Lightning, which imports torchvision
 
