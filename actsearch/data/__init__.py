@@ -4,11 +4,8 @@
 
 A new set is a file in this folder and a line in `registry.py`.
 """
-# ruff: noqa: E402
 
 import actsearch._torchvision  # noqa: F401
-
-make_importable()  # before Lightning, which imports torchvision
 
 from actsearch.data.augment import Augment
 from actsearch.data.imageset import ImageSet

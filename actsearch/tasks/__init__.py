@@ -1,9 +1,6 @@
 """What is trained: plain LightningModules around a model. A search wraps any of them, and any of a user's own."""
-# ruff: noqa: E402
 
 import actsearch._torchvision  # noqa: F401
-
-make_importable()  # before Lightning, which imports torchvision
 
 from actsearch.tasks.classification import Classification
 from actsearch.tasks.optim import OptimSettings
