@@ -352,12 +352,13 @@ class BilevelSearch(pl.LightningModule):
                 drop_times(c.space.n_candidates, len(c.space.slots), length, self.settings.shrink_start)
                 for c in self._cells()
             ]
-        for name, parameter in self.named_parameters():
-            if name in self._pending_gradients:
-                parameter.grad = self._pending_gradients.pop(name).to(parameter.device)
 
     def on_train_start(self) -> None:
         self._n_steps = int(self.steps)
+        # Not earlier: the trainer clears gradients before this hook.
+        for name, parameter in self.named_parameters():
+            if name in self._pending_gradients:
+                parameter.grad = self._pending_gradients.pop(name).to(parameter.device)
 
     def on_train_epoch_start(self) -> None:
         seed_all(self.settings.seed, self.current_epoch)
