@@ -79,6 +79,11 @@ class Tree(NamedTuple):
     parameters: tuple[tuple[str, float], ...] = ()
     arguments: tuple[Tree, ...] = ()
 
+    @property
+    def has_parameters(self) -> bool:
+        """Whether the function depends on a trainable parameter."""
+        return bool(self.parameters) or any(argument.has_parameters for argument in self.arguments)
+
 
 LEAF = Tree(INPUT)
 

@@ -24,7 +24,6 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from actsearch.cell.mixed import MixedCell
 from actsearch.errors import NonFiniteError, SettingsError, TaskError
-from actsearch.ops.spec import registry
 from actsearch.search.monitor import Observer, Snapshot, locate_non_finite, recorded_inputs, snapshot_cell
 from actsearch.search.schedule import drop_times
 from actsearch.search.settings import SearchSettings
@@ -192,9 +191,9 @@ class BilevelSearch(pl.LightningModule):
     @property
     def _settled(self) -> bool:
         """Whether nothing is left for α steps: every slot is decided, and by an operation without parameters of α's."""
-        return all(cell.is_discrete for cell in self._cells()) and not (
-            self.settings.op_parameters == "alpha"
-            and any(registry[op].parameters for cell in self._cells() for op in cell.choice().values())
+        with_alpha = self.settings.op_parameters == "alpha"
+        return all(
+            cell.is_discrete and not (with_alpha and cell.genotype().tree.has_parameters) for cell in self._cells()
         )
 
     @property
