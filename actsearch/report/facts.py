@@ -273,7 +273,7 @@ def _zeros(function: Function, x: Array, y: Array) -> tuple[tuple[float, float],
         return float(values(function, np.array([point]))[0])
 
     scale = float(np.max(abs(y)))
-    for k in np.flatnonzero(y[1:] * y[:-1] < 0):
+    for k in np.flatnonzero((y[1:] * y[:-1] < 0) & np.isfinite(y[1:]) & np.isfinite(y[:-1])):
         zero = brentq(at, x[k], x[k + 1], xtol=1e-18)
         # A change of sign across a jump or a pole is no zero.
         if abs(at(zero)) <= 1e-3 * max(abs(y[k]), abs(y[k + 1])):
