@@ -98,16 +98,18 @@ def draw_activation(activation: Activation | Function, inputs: Tensor | None = N
     x = np.linspace(low, high, POINTS)
     curves = derivatives(function, x, 3)
     heading = _heading(activation, title)
-    figure = _figure(8, 7.2, layout="none")
-    top = 7.2 - 0.2 - 0.21 * (1 + heading.count("\n")) if heading else 7.0
-    figure.subplots_adjust(left=0.1, right=0.98, bottom=0.07, top=top / 7.2, hspace=0.14)
+    # Small, so that the letters stay legible in TensorBoard's thumbnails.
+    width, height = 6.4, 6.6
+    figure = _figure(width, height, layout="none")
+    top = height - 0.25 - 0.21 * (1 + heading.count("\n") if heading else 0)
+    figure.subplots_adjust(left=0.8 / width, right=0.98, bottom=0.5 / height, top=top / height, hspace=0.16)
     panels = figure.subplots(3, 1, sharex=True, gridspec_kw={"height_ratios": (3, 2, 2)})
     names, colours = ("f(x)", "f′(x)", "f″(x)"), (BLUE, ORANGE, GREEN)
     for k, (axes, name, colour) in enumerate(zip(panels, names, colours, strict=True)):
         _style(axes)
-        axes.set_ylabel(name)
+        axes.set_ylabel(name, fontsize=12)
         line = with_jumps_broken(function, k, x, curves[k], curves[k + 1])
-        axes.plot(*line, color=colour, linewidth=2.2, zorder=3)
+        axes.plot(*line, color=colour, linewidth=2.4, zorder=3, solid_capstyle="butt")
         _draw_histogram(axes, recorded, low, high)
         _limit_height(axes, line[1], least=1.0 if k == 0 else 0.2, share=1.0 if k == 0 else 0.99)
     _draw_references(panels[0], x)
@@ -167,9 +169,9 @@ def _heading(activation: Activation | Function, title: str) -> str:
         return title
     clip = activation.genotype.clip
     suffix = "" if clip.kind == "none" else f"  ({clip.kind}\u00a0clip\u00a0at\u00a0{clip.limit:g})"
-    lines = textwrap.wrap("f(x) = " + activation.formula + suffix, width=82)
+    lines = textwrap.wrap("f(x) = " + activation.formula + suffix, width=66)
     if len(lines) > 4:
-        lines = [*lines[:3], textwrap.shorten(" ".join(lines[3:]), 82, placeholder=" …")]
+        lines = [*lines[:3], textwrap.shorten(" ".join(lines[3:]), 66, placeholder=" …")]
     return "\n".join([title] * bool(title) + lines)
 
 
@@ -191,7 +193,7 @@ def draw_probabilities(history: Sequence[Probabilities]) -> Figure:
     rows = [slots[k : k + n_columns] for k in range(0, len(slots), n_columns)]
     heights = [max(0.19 * max(len(history[-1][slot]) for slot in row), 0.9) for row in rows]
     # Placed by hand, in inches: an automatic layout would measure every label and take most of the drawing time.
-    label, panel, gap, bar = 1.05, 2.7, 0.75, 1.1
+    label, panel, gap, bar = 1.05, 2.1, 0.75, 1.0
     width, height = n_columns * (label + panel) + 0.35 + bar, sum(heights) + gap * len(rows) + 0.1
     figure = _figure(width, height, layout="none")
     top = height

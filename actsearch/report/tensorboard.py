@@ -52,6 +52,7 @@ class TensorBoardObserver:
         self._purge_epoch = purge_epoch
         self._writer: SummaryWriter | None = None
         self._formulas: dict[str, str] = {}
+        self._clipped: set[tuple[str, str]] = set()
 
     def __call__(self, snapshot: Snapshot) -> None:
         """Log one epoch."""
@@ -63,7 +64,7 @@ class TensorBoardObserver:
         for tag, value in _search_scalars(snapshot).items():
             writer.add_scalar(tag, value, epoch)
         for name, cell in snapshot.cells.items():
-            for tag, value in _cell_scalars(cell, self._present_before(name)).items():
+            for tag, value in (_cell_scalars(cell) | self._clip_hits(name, cell)).items():
                 writer.add_scalar(prefixes[name] + tag, value, epoch)
             self._log_formula(writer, prefixes[name], name, cell, epoch)
         for site, values in snapshot.pre_activations.items():
@@ -102,8 +103,10 @@ class TensorBoardObserver:
             add_custom_scalars(self._writer, snapshot)
         return self._writer
 
-    def _present_before(self, cell: str) -> Mapping[str, Mapping[str, float]]:
-        return self.history[-1].get(cell, {}) if self.history else {}
+    def _clip_hits(self, name: str, cell: CellSnapshot) -> dict[str, float]:
+        """Only of candidates that were clipped at some time: the others would be a page of zeros."""
+        self._clipped |= {(name, key) for key, share in cell.clip_hits.items() if share > 0}
+        return {f"clip_hits/{key}": share for key, share in cell.clip_hits.items() if (name, key) in self._clipped}
 
     def _log_formula(self, writer: SummaryWriter, prefix: str, name: str, cell: CellSnapshot, epoch: int) -> None:
         formula = cell.genotype.formula
@@ -158,17 +161,14 @@ def _search_scalars(snapshot: Snapshot) -> dict[str, float]:
     return scalars | {"skipped": snapshot.skipped, "seconds": snapshot.seconds}
 
 
-def _cell_scalars(cell: CellSnapshot, before: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """A candidate's probability is logged as 0 when it is dropped, and no longer afterwards."""
-    scalars: dict[str, float] = {}
-    for slot, probabilities in cell.probabilities.items():
-        for op, p in probabilities.items():
-            if p > 0 or before.get(slot, {}).get(op, 1.0) > 0:
-                scalars[f"probability/{slot}/{op}"] = p
+def _cell_scalars(cell: CellSnapshot) -> dict[str, float]:
+    """Of the survivors: the line of a dropped candidate ends, since TensorBoard's smoothing would bend a fall to 0."""
+    scalars = {
+        f"probability/{slot}/{op}": cell.probabilities[slot][op] for slot, ops in cell.survivors.items() for op in ops
+    }
     scalars |= {f"entropy/{slot}": value for slot, value in cell.entropy.items()}
     scalars |= {f"margin/{slot}": value for slot, value in cell.margin.items()}
     scalars |= {"survivors": cell.n_survivors, "collapsed_share": cell.collapsed_share}
-    scalars |= {f"clip_hits/{key}": value for key, value in cell.clip_hits.items()}
     for key, value in cell.op_parameters.items():
         slot, op, _ = key.split("/")
         if op in cell.survivors[slot]:
