@@ -1,6 +1,6 @@
 """A small language of formulas in one variable: parsed, never evaluated by Python.
 
-A formula is arithmetic (`+ - * / **`), numbers, `x`, elementary functions, and the id of any registered unary operation
+A formula is arithmetic (`+ - * / **`), numbers, `x`, elementary functions, and the id of any registered operation
 without parameters: `x*tanh(x)`, `relu(x)**2`, `sigmoid(1.7*x) * x`. `to_sympy` reads it as an expression and `to_torch`
 as a function of tensors. The formulas of the operations themselves are written in it too.
 """
@@ -172,12 +172,21 @@ def of_op(spec: OpSpec, *arguments: sympy.Expr, **parameters: sympy.Expr) -> sym
 
 
 def _sympy_functions() -> dict[str, Callable[..., Any]]:
-    def of(spec: OpSpec) -> Callable[[sympy.Expr], sympy.Expr]:
-        return lambda argument: of_op(spec, argument)
+    def of(spec: OpSpec) -> Callable[..., sympy.Expr]:
+        def function(*arguments: sympy.Expr) -> sympy.Expr:
+            if len(arguments) != spec.arity:
+                raise TypeError
+            return of_op(spec, *arguments)
 
-    ids = {op: of(spec) for op, spec in registry.items() if spec.arity == 1 and not spec.parameters}
+        return function
+
     # An id is what the operation computes: `sqrt` is sqrt(max(x, 1e-3)) in a cell and in a formula alike.
-    return {**_SYMPY_FUNCTIONS, **ids}
+    return {**_SYMPY_FUNCTIONS, **{spec.id: of(spec) for spec in _callable_specs()}}
+
+
+def _callable_specs() -> list[OpSpec]:
+    """Operations that a formula may call by their ids; its max and min take any number of arguments instead."""
+    return [spec for op, spec in registry.items() if not spec.parameters and op not in ("max", "min")]
 
 
 def to_torch(text: str) -> Callable[[Tensor], Tensor]:
@@ -188,7 +197,7 @@ def to_torch(text: str) -> Callable[[Tensor], Tensor]:
         "tan": torch.tan,
         "max": _torch_extremum(torch.maximum),
         "min": _torch_extremum(torch.minimum),
-        **{op: spec.function for op, spec in registry.items() if spec.arity == 1 and not spec.parameters},
+        **{spec.id: spec.function for spec in _callable_specs()},
     }
 
     def function(x: Tensor) -> Tensor:

@@ -170,10 +170,15 @@ def test_short_decimals_are_meant_exactly() -> None:
     assert to_torch("0.1*x")(torch.ones(1, dtype=torch.float64)).item() == 0.1
 
 
-@pytest.mark.parametrize("spec", [s for s in registry.of_arity(1) if not s.parameters], ids=lambda s: s.id)
+@pytest.mark.parametrize("spec", [s for s in registry.values() if not s.parameters], ids=lambda s: s.id)
 def test_an_id_is_the_registered_operation_itself(spec: Any) -> None:
     x = torch.linspace(-20, 20, 401)
-    assert torch.equal(to_torch(f"{spec.id}(x)")(x), spec.function(x))
+    arguments, tensors = (["x"], [x]) if spec.arity == 1 else (["2*x", "tanh(x)"], [2 * x, torch.tanh(x)])
+    text = f"{spec.id}({', '.join(arguments)})"
+    assert torch.equal(to_torch(text)(x), spec.function(*tensors))
+    assert to_sympy(text).subs(sympy.Symbol("x", real=True), 1).evalf() == pytest.approx(
+        to_torch(text)(torch.ones(1, dtype=torch.float64)).item()
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
