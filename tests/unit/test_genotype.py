@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import json
 import math
 from pathlib import Path
@@ -264,6 +265,7 @@ def test_what_changes_the_function_changes_the_genotype() -> None:
         chain("beta"),
     ]
     assert len(set(different)) == len(different)
+    assert all(a != b for a, b in itertools.combinations(different, 2))
     assert chain("tanh") != "tanh(x)"
 
 
