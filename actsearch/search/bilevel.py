@@ -393,10 +393,9 @@ class BilevelSearch(pl.LightningModule):
         if int(self.epochs_done) >= epoch:  # resumed from a checkpoint written after this was done
             return
         self._forward_hook("on_train_epoch_end")
-        phase = self.phase
         if self.settings.shrink_unit == "epoch":
             self._shrink(epoch)
-        snapshot = self.measure(epoch, phase)
+        snapshot = self.measure(epoch)
         self._step_schedulers("epoch", snapshot.metrics)
         self.epochs_done.fill_(epoch)
         self._sums.clear()
@@ -443,7 +442,7 @@ class BilevelSearch(pl.LightningModule):
                 n += 1
         return total / n if n else float("nan")
 
-    def measure(self, epoch: int, phase: str | None = None) -> Snapshot:
+    def measure(self, epoch: int) -> Snapshot:
         """Everything that there is to tell at the end of `epoch`."""
         seed_all(self.settings.seed, epoch, -1)
         pre_activations: dict[str, Tensor] = {}
@@ -465,7 +464,7 @@ class BilevelSearch(pl.LightningModule):
             epoch=epoch,
             epochs=self.settings.epochs,
             step=self._n_steps,
-            phase=phase or self.phase,
+            phase=self.phase,
             cells={
                 name: snapshot_cell(cell, torch.cat(sites[name]).to(cell.draws.device) if sites[name] else None)
                 for name, cell in zip(self.cells, self._cells(), strict=True)
