@@ -1,0 +1,287 @@
+"""What the verbs of the command line do, once their arguments are read."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import actsearch._torchvision  # noqa: F401
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+from rich.console import Console
+from rich.table import Table
+
+from actsearch import api
+from actsearch.activation import Activation
+from actsearch.build import Experiment, build
+from actsearch.compare import DISCOVERED, Comparison, Result, compare
+from actsearch.config import SearchConfig
+from actsearch.errors import RunError, Stopped
+from actsearch.genotype import Genotype
+from actsearch.report.facts import facts
+from actsearch.report.plots import cell_text, draw_activation, draw_cell, save
+from actsearch.report.progress import SearchProgress
+from actsearch.report.terminal import comparison_table
+from actsearch.run import RunDirectory
+from actsearch.search.bilevel import BilevelSearch
+from actsearch.search.checkpoint import SearchCheckpoint, checkpoints
+from actsearch.seeds import seed_all
+from actsearch.space import SearchSpace
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+# -- search --------------------------------------------------------------------------------------------------------
+
+
+def search(config: SearchConfig, resume: Path | None) -> None:
+    """Search, draw, compare; everything lies in the run directory when this returns."""
+    quiet_lightning()
+    _set_threads(config)
+    experiment = build(config)
+    seed_all(config.search.seed)
+    watcher = _Watcher(config, resume)
+    with _stoppable(watcher.how_to_go_on):
+        result = api.search(
+            experiment.build_task(),
+            experiment.data,
+            space=experiment.space,
+            run_root=config.run.root,
+            name=config.run.name,
+            resume=resume,
+            callbacks=[watcher] if config.run.quiet else [watcher, SearchProgress(console=console)],
+            trainer=config.trainer.options(),
+            config=config.to_dict(),
+            **config.search.to_dict(),
+        )
+        run = RunDirectory(result.run_dir)
+        picture = _show_found(result, run)
+        if config.compare.enabled:
+            _compare_found(config, experiment, result.genotypes, run)
+    _show_paths(run, picture, config)
+
+
+class _Watcher(pl.Callback):
+    """Tells how the search begins, and remembers where it is written."""
+
+    def __init__(self, config: SearchConfig, path: Path | None) -> None:
+        self.config = config
+        self.path = path
+
+    def how_to_go_on(self) -> str:
+        """What to type after a kill."""
+        if self.path is None or not checkpoints(self.path / "checkpoints"):
+            return "there is no checkpoint yet: start it again"
+        return f"go on with: actsearch search --resume {self.path}"
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, SearchCheckpoint):
+                self.path = callback.directory.parent
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, BilevelSearch)
+        if self.config.run.quiet or not trainer.is_global_zero:
+            return
+        sites = sum(len(cell.site_names) for cell in pl_module._cells())
+        n = len(pl_module.alphas)
+        console.print(
+            f"{self.config.model.name} on {self.config.data.name}, space {self.config.space}: {sites} activation sites "
+            f"now hold the mixed cell ({n} slots)\nrun directory: {self.path}"
+        )
+
+
+@contextmanager
+def _stoppable(how_to_go_on: Callable[[], str]) -> Iterator[None]:
+    """Within it, Ctrl-C and SIGTERM become Stopped, which says how to go on."""
+    try:
+        yield
+    except SIGTERMException:
+        raise Stopped(f"told to end (SIGTERM); {how_to_go_on()}", by_user=False) from None
+    except KeyboardInterrupt:
+        raise Stopped(f"interrupted; {how_to_go_on()}", by_user=True) from None
+    except SystemExit as ending:
+        if isinstance(ending.__context__, KeyboardInterrupt):  # Lightning makes one of the other
+            raise Stopped(f"interrupted; {how_to_go_on()}", by_user=True) from None
+        raise
+
+
+def _show_found(result: api.SearchResult, run: RunDirectory) -> Path:
+    """Print and draw the formulas; the picture's path."""
+    for name, genotype in result.genotypes.items():
+        title = "found" if len(result.genotypes) == 1 else name
+        console.print(f"\n[bold]{title}[/]: f(x) = {genotype.formula}")
+        refinement = result.refinements.get(name)
+        if refinement is not None and refinement.loss < refinement.start_loss:
+            console.print(
+                f"  validation loss under the search's weights {refinement.start_loss:.4g} → {refinement.loss:.4g} by "
+                f"local search ({refinement.evaluations} functions measured)"
+            )
+        suffix = "" if len(result.genotypes) == 1 else f".{name.replace('/', '_')}"
+        picture = save(draw_activation(Activation(genotype), result.inputs), run.figures / f"activation{suffix}.png")
+    return picture
+
+
+def _show_paths(run: RunDirectory, picture: Path, config: SearchConfig) -> None:
+    console.print(f"\ngenotype     {run.genotype}\npicture      {picture}")
+    console.print(f"tensorboard  tensorboard --logdir {config.run.root}")
+
+
+# -- comparison ----------------------------------------------------------------------------------------------------
+
+
+def _compare_found(
+    config: SearchConfig, experiment: Experiment, genotypes: Mapping[str, Genotype], run: RunDirectory
+) -> None:
+    if len(genotypes) != 1:
+        console.print("several functions were found: no comparison, which needs one")
+        return
+    found = next(iter(genotypes.values()))
+    _compare(config, experiment, found, range(config.compare.seeds), config.compare_epochs, run.path)
+
+
+def compare_run(
+    path: Path,
+    seeds: int,
+    first_seed: int | None,
+    epochs: int | None,
+    activations: Sequence[str] | None,
+    random: int | None,
+    config: SearchConfig,
+) -> None:
+    """Retrain what a finished run found and standard activations, with seeds that its own comparison did not use."""
+    quiet_lightning()
+    _set_threads(config)
+    run = RunDirectory.open(path)
+    found = Genotype.load(run.genotype)
+    chosen = dataclasses.replace(
+        config.compare,
+        seeds=seeds,
+        epochs=epochs or config.compare.epochs,
+        activations=config.compare.activations if activations is None else list(activations),
+        random=config.compare.random if random is None else random,
+    )
+    first = config.compare.seeds if first_seed is None else first_seed
+    config = dataclasses.replace(config, space=str(run.path / "space.yaml"), compare=chosen)
+    experiment = build(config)
+    # Results are looked up by activation and seed, so each length has a folder of its own.
+    directory = run.path / "comparisons" / f"epochs-{config.compare_epochs}"
+    with _stoppable(lambda: "what is done is kept: give the same command again"):
+        _compare(config, experiment, found, range(first, first + seeds), config.compare_epochs, directory)
+    console.print(f"\nresults      {directory}")
+
+
+def _compare(
+    config: SearchConfig,
+    experiment: Experiment,
+    found: Genotype,
+    seeds: range,
+    epochs: int,
+    directory: Path,
+) -> Comparison:
+    contestants = {DISCOVERED: found, **experiment.controls}
+    total = len(contestants) * len(seeds)
+    if not config.run.quiet:
+        console.print(
+            f"\ncomparing {len(contestants)} activations, {epochs} epochs each from scratch, seeds "
+            f"{seeds.start} to {seeds.stop - 1}, on the test set of {experiment.data.title}"
+        )
+    done = 0
+
+    def report(result: Result) -> None:
+        nonlocal done
+        done += 1
+        if not config.run.quiet:
+            console.print(f"  {done}/{total}  seed {result.seed}  {result.activation}: {result.value:.4f}")
+
+    comparison = compare(
+        experiment.build_task,
+        experiment.data,
+        contestants,
+        seeds=list(seeds),
+        epochs=epochs,
+        directory=directory,
+        trainer=config.trainer.options(),
+        report=report,
+    )
+    console.print()
+    console.print(comparison_table(comparison))
+    return comparison
+
+
+# -- looking -------------------------------------------------------------------------------------------------------
+
+
+def list_spaces() -> None:
+    """The shipped spaces in a table."""
+    table = Table("space", "slots", "candidates", "genotypes", "distinct functions", "what it is", box=None)
+    for name in SearchSpace.names():
+        space = SearchSpace.load(name)
+        distinct = "not counted" if space.distinct is None else f"{space.distinct:,}"
+        table.add_row(
+            name, str(len(space.slots)), str(space.n_candidates), f"{space.size:,}", distinct, space.description
+        )
+    console.print(table)
+
+
+def show_space(name: str, png: Path | None) -> None:
+    """One space as a tree, and as a picture if `png` says where."""
+    space = SearchSpace.load(name)
+    console.print(cell_text(space))
+    if space.description:
+        console.print(space.description)
+    if space.reference:
+        console.print(f"[dim]{space.reference}[/]")
+    if png is not None:
+        console.print(f"picture  {save(draw_cell(space), png)}")
+
+
+def show(source: Path, png: Path | None) -> None:
+    """Formula, derivative, facts and picture of a genotype file, or of the one in a run directory."""
+    run = RunDirectory(source) if source.is_dir() else None
+    if run is not None and not run.genotype.is_file():
+        raise RunError(f"{source} holds no genotype.json: the search did not finish; see `search --resume {source}`")
+    genotype = Genotype.load(source if run is None else run.genotype)
+    inputs = None if run is None else run.read_inputs()
+    activation = Activation(genotype)
+    console.print(f"[bold]f(x)[/]  = {genotype.formula}", f"[bold]f'(x)[/] = {derivative(genotype)}", sep="\n")
+    table = Table(show_header=False, box=None)
+    for row in facts(activation, inputs).rows():
+        table.add_row(*row)
+    console.print(table)
+    where = png or (run.figures / "activation.png" if run is not None else source.with_suffix(".png"))
+    console.print(f"picture  {save(draw_activation(activation, inputs), where)}")
+
+
+def derivative(genotype: Genotype) -> str:
+    """The first derivative in words of sympy, without the clip."""
+    import sympy
+
+    x = sympy.Symbol("x", real=True)
+    return str(sympy.factor_terms(sympy.diff(genotype.expression(x), x))).replace("Heaviside(x)", "step(x)")
+
+
+# -- the process ---------------------------------------------------------------------------------------------------
+
+
+def _set_threads(config: SearchConfig) -> None:
+    if config.trainer.threads is not None:
+        torch.set_num_threads(config.trainer.threads)
+
+
+def quiet_lightning() -> None:
+    """Keep Lightning's banners and advertisements out of the terminal; its warnings stay, and so do our own lines."""
+
+    def ours_or_serious(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.WARNING or record.getMessage().startswith("skipped")
+
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(ours_or_serious)
+    for pattern in (".*does not have many workers.*", ".*treespec, LeafSpec.*", ".*smaller than the logging interval.*"):
+        warnings.filterwarnings("ignore", message=pattern)
