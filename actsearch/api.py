@@ -194,7 +194,9 @@ def _run(
         close = getattr(observer, "close", None)
         if close is not None:
             close()
-    return SearchResult(genotypes, run.path, snapshot, refinements, report)
+    result = SearchResult(genotypes, run.path, snapshot, refinements, report)
+    run.write_inputs(result.inputs)
+    return result
 
 
 def _finish(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from actsearch import __version__, options
@@ -64,18 +63,18 @@ def spaces(arguments: Arguments) -> None:
         "Without more, lists the shipped search spaces with the number of slots, of candidate operations, of genotypes "
         "(ways to fill the slots) and of distinct functions among them. `show` draws the cell of one.",
     )
-    parser.add_argument("action", nargs="?", choices=["list", "show"], default="list", help="default: list")
+    parser.add_argument("action", nargs="?", choices=["list", "show"], default="list", help="what to do")
     parser.add_argument("name", nargs="?", type=str, help="a shipped space, or a YAML file")
     parser.add_argument("--png", metavar="FILE", type=str, help="draw the cell into this file as well")
     given = options.parse(parser, arguments)
     if (given.action == "show") != (given.name is not None) or (given.png and given.action != "show"):
         raise SettingsError("say `spaces`, or `spaces show NAME` with or without --png FILE")
-    from actsearch import session
+    from actsearch import viewing
 
     if given.action == "list":
-        session.list_spaces()
+        viewing.list_spaces()
     else:
-        session.show_space(given.name, given.png and Path(given.png))
+        viewing.show_space(given.name, given.png and Path(given.png))
 
 
 def show(arguments: Arguments) -> None:
@@ -88,9 +87,9 @@ def show(arguments: Arguments) -> None:
     parser.add_argument("source", metavar="RUN|FILE", type=str, help="a run directory, or a genotype.json")
     parser.add_argument("--png", metavar="FILE", type=str, help="where to draw; default: beside the genotype")
     given = options.parse(parser, arguments)
-    from actsearch import session
+    from actsearch import viewing
 
-    session.show(Path(given.source), given.png and Path(given.png))
+    viewing.show(Path(given.source), given.png and Path(given.png))
 
 
 def compare(arguments: Arguments) -> None:
@@ -101,7 +100,7 @@ def compare(arguments: Arguments) -> None:
         "compare on the test set. What is already done in the run is not done again.",
     )
     parser.add_argument("run", metavar="RUN", type=str, help="a run directory")
-    parser.add_argument("--seeds", type=int, default=3, help="retrainings of each activation; default: 3")
+    parser.add_argument("--seeds", type=int, default=3, help="retrainings of each activation")
     parser.add_argument("--first_seed", type=int, help="default: the first that the run's own comparison did not use")
     parser.add_argument("--epochs", type=int, help="of a retraining; default: as in the run's configuration")
     parser.add_argument("--activations", type=list[str], help="unary operations, as [relu, gelu]; default: the run's")

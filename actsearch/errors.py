@@ -54,7 +54,7 @@ class NonFiniteError(ActsearchError, ArithmeticError):
     """Losses stayed NaN or infinite for longer than the search is allowed to skip."""
 
 
-class Stopped(ActsearchError):  # noqa: N818  nothing is wrong
+class Stopped(ActsearchError):
     """The process was told to end, by Ctrl-C or by the SIGTERM of a scheduler; what was done is kept."""
 
     def __init__(self, message: str, by_user: bool) -> None:

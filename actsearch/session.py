@@ -1,4 +1,4 @@
-"""What the verbs of the command line do, once their arguments are read."""
+"""The verbs of the command line that train: search, and compare."""
 
 from __future__ import annotations
 
@@ -15,17 +15,15 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from rich.console import Console
-from rich.table import Table
 
 from actsearch import api
 from actsearch.activation import Activation
 from actsearch.build import Experiment, build
 from actsearch.compare import DISCOVERED, Comparison, Result, compare
 from actsearch.config import SearchConfig
-from actsearch.errors import RunError, Stopped
+from actsearch.errors import Stopped
 from actsearch.genotype import Genotype
-from actsearch.report.facts import facts
-from actsearch.report.plots import cell_text, draw_activation, draw_cell, save
+from actsearch.report.plots import draw_activation, save
 from actsearch.report.progress import SearchProgress
 from actsearch.report.terminal import comparison_table
 from actsearch.run import RunDirectory
@@ -46,7 +44,7 @@ def search(config: SearchConfig, resume: Path | None) -> None:
     _set_threads(config)
     experiment = build(config)
     seed_all(config.search.seed)
-    watcher = _Watcher(config, resume)
+    watcher = _Watcher(config, experiment.space, resume)
     with _stoppable(watcher.how_to_go_on):
         result = api.search(
             experiment.build_task(),
@@ -70,8 +68,9 @@ def search(config: SearchConfig, resume: Path | None) -> None:
 class _Watcher(pl.Callback):
     """Tells how the search begins, and remembers where it is written."""
 
-    def __init__(self, config: SearchConfig, path: Path | None) -> None:
+    def __init__(self, config: SearchConfig, space: SearchSpace, path: Path | None) -> None:
         self.config = config
+        self.space = space
         self.path = path
 
     def how_to_go_on(self) -> str:
@@ -90,10 +89,9 @@ class _Watcher(pl.Callback):
         if self.config.run.quiet or not trainer.is_global_zero:
             return
         sites = sum(len(cell.site_names) for cell in pl_module._cells())
-        n = len(pl_module.alphas)
         console.print(
-            f"{self.config.model.name} on {self.config.data.name}, space {self.config.space}: {sites} activation sites "
-            f"now hold the mixed cell ({n} slots)\nrun directory: {self.path}"
+            f"{self.config.model.name} on {self.config.data.name}: {sites} activation sites now hold the mixed cell of "
+            f"space {self.space.name} ({self.space.size:,} functions)\nrun directory: {self.path}"
         )
 
 
@@ -116,7 +114,7 @@ def _show_found(result: api.SearchResult, run: RunDirectory) -> Path:
     """Print and draw the formulas; the picture's path."""
     for name, genotype in result.genotypes.items():
         title = "found" if len(result.genotypes) == 1 else name
-        console.print(f"\n[bold]{title}[/]: f(x) = {genotype.formula}")
+        console.print(f"\n[bold]{title}[/]: f(x) = {Activation(genotype).extra_repr()}")
         refinement = result.refinements.get(name)
         if refinement is not None and refinement.loss < refinement.start_loss:
             console.print(
@@ -215,58 +213,6 @@ def _compare(
     return comparison
 
 
-# -- looking -------------------------------------------------------------------------------------------------------
-
-
-def list_spaces() -> None:
-    """The shipped spaces in a table."""
-    table = Table("space", "slots", "candidates", "genotypes", "distinct functions", "what it is", box=None)
-    for name in SearchSpace.names():
-        space = SearchSpace.load(name)
-        distinct = "not counted" if space.distinct is None else f"{space.distinct:,}"
-        table.add_row(
-            name, str(len(space.slots)), str(space.n_candidates), f"{space.size:,}", distinct, space.description
-        )
-    console.print(table)
-
-
-def show_space(name: str, png: Path | None) -> None:
-    """One space as a tree, and as a picture if `png` says where."""
-    space = SearchSpace.load(name)
-    console.print(cell_text(space))
-    if space.description:
-        console.print(space.description)
-    if space.reference:
-        console.print(f"[dim]{space.reference}[/]")
-    if png is not None:
-        console.print(f"picture  {save(draw_cell(space), png)}")
-
-
-def show(source: Path, png: Path | None) -> None:
-    """Formula, derivative, facts and picture of a genotype file, or of the one in a run directory."""
-    run = RunDirectory(source) if source.is_dir() else None
-    if run is not None and not run.genotype.is_file():
-        raise RunError(f"{source} holds no genotype.json: the search did not finish; see `search --resume {source}`")
-    genotype = Genotype.load(source if run is None else run.genotype)
-    inputs = None if run is None else run.read_inputs()
-    activation = Activation(genotype)
-    console.print(f"[bold]f(x)[/]  = {genotype.formula}", f"[bold]f'(x)[/] = {derivative(genotype)}", sep="\n")
-    table = Table(show_header=False, box=None)
-    for row in facts(activation, inputs).rows():
-        table.add_row(*row)
-    console.print(table)
-    where = png or (run.figures / "activation.png" if run is not None else source.with_suffix(".png"))
-    console.print(f"picture  {save(draw_activation(activation, inputs), where)}")
-
-
-def derivative(genotype: Genotype) -> str:
-    """The first derivative in words of sympy, without the clip."""
-    import sympy
-
-    x = sympy.Symbol("x", real=True)
-    return str(sympy.factor_terms(sympy.diff(genotype.expression(x), x))).replace("Heaviside(x)", "step(x)")
-
-
 # -- the process ---------------------------------------------------------------------------------------------------
 
 
@@ -283,5 +229,10 @@ def quiet_lightning() -> None:
 
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
         logging.getLogger(name).addFilter(ours_or_serious)
-    for pattern in (".*does not have many workers.*", ".*treespec, LeafSpec.*", ".*smaller than the logging interval.*"):
+    for pattern in (
+        ".*does not have many workers.*",
+        ".*treespec, LeafSpec.*",
+        ".*smaller than the logging interval.*",
+        ".*have no `val_dataloader`.*",
+    ):
         warnings.filterwarnings("ignore", message=pattern)
