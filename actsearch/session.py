@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import actsearch._torchvision  # noqa: F401
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
-from rich.console import Console
+from rich.table import Table
 
 from actsearch import api
 from actsearch.activation import Activation
@@ -25,14 +26,19 @@ from actsearch.errors import Stopped
 from actsearch.genotype import Genotype
 from actsearch.report.plots import draw_activation, save
 from actsearch.report.progress import SearchProgress
-from actsearch.report.terminal import comparison_table
+from actsearch.report.terminal import ComparisonRow, comparison_table, make_console, plain
 from actsearch.run import RunDirectory
 from actsearch.search.bilevel import BilevelSearch
 from actsearch.search.checkpoint import SearchCheckpoint, checkpoints
 from actsearch.seeds import seed_all
 from actsearch.space import SearchSpace
 
-console = Console(highlight=False, soft_wrap=True)
+console = make_console()
+
+
+def say(text: str) -> None:
+    """Print as it is: no markup, and paths and formulas in one line."""
+    console.print(plain(text, console), markup=False, highlight=False, soft_wrap=True)
 
 
 # -- search --------------------------------------------------------------------------------------------------------
@@ -89,7 +95,7 @@ class _Watcher(pl.Callback):
         if self.config.run.quiet or not trainer.is_global_zero:
             return
         sites = sum(len(cell.site_names) for cell in pl_module._cells())
-        console.print(
+        say(
             f"{self.config.model.name} on {self.config.data.name}: {sites} activation sites now hold the mixed cell of "
             f"space {self.space.name} ({self.space.size:,} functions)\nrun directory: {self.path}"
         )
@@ -114,10 +120,10 @@ def _show_found(result: api.SearchResult, run: RunDirectory) -> Path:
     """Print and draw the formulas; the picture's path."""
     for name, genotype in result.genotypes.items():
         title = "found" if len(result.genotypes) == 1 else name
-        console.print(f"\n[bold]{title}[/]: f(x) = {Activation(genotype).extra_repr()}")
+        say(f"\n{title}: f(x) = {Activation(genotype).extra_repr()}")
         refinement = result.refinements.get(name)
         if refinement is not None and refinement.loss < refinement.start_loss:
-            console.print(
+            say(
                 f"  validation loss under the search's weights {refinement.start_loss:.4g} → {refinement.loss:.4g} by "
                 f"local search ({refinement.evaluations} functions measured)"
             )
@@ -127,8 +133,8 @@ def _show_found(result: api.SearchResult, run: RunDirectory) -> Path:
 
 
 def _show_paths(run: RunDirectory, picture: Path, config: SearchConfig) -> None:
-    console.print(f"\ngenotype     {run.genotype}\npicture      {picture}")
-    console.print(f"tensorboard  tensorboard --logdir {config.run.root}")
+    say(f"\ngenotype     {run.genotype}\npicture      {picture}")
+    say(f"tensorboard  tensorboard --logdir {config.run.root}")
 
 
 # -- comparison ----------------------------------------------------------------------------------------------------
@@ -138,7 +144,7 @@ def _compare_found(
     config: SearchConfig, experiment: Experiment, genotypes: Mapping[str, Genotype], run: RunDirectory
 ) -> None:
     if len(genotypes) != 1:
-        console.print("several functions were found: no comparison, which needs one")
+        say("several functions were found: no comparison, which needs one")
         return
     found = next(iter(genotypes.values()))
     _compare(config, experiment, found, range(config.compare.seeds), config.compare_epochs, run.path)
@@ -172,7 +178,7 @@ def compare_run(
     directory = run.path / "comparisons" / f"epochs-{config.compare_epochs}"
     with _stoppable(lambda: "what is done is kept: give the same command again"):
         _compare(config, experiment, found, range(first, first + seeds), config.compare_epochs, directory)
-    console.print(f"\nresults      {directory}")
+    say(f"\nresults      {directory}")
 
 
 def _compare(
@@ -186,7 +192,7 @@ def _compare(
     contestants = {DISCOVERED: found, **experiment.controls}
     total = len(contestants) * len(seeds)
     if not config.run.quiet:
-        console.print(
+        say(
             f"\ncomparing {len(contestants)} activations, {epochs} epochs each from scratch, seeds "
             f"{seeds.start} to {seeds.stop - 1}, on the test set of {experiment.data.title}"
         )
@@ -196,7 +202,7 @@ def _compare(
         nonlocal done
         done += 1
         if not config.run.quiet:
-            console.print(f"  {done}/{total}  seed {result.seed}  {result.activation}: {result.value:.4f}")
+            say(f"  {done}/{total}  seed {result.seed}  {result.activation}: {result.value:.4f}")
 
     comparison = compare(
         experiment.build_task,
@@ -208,9 +214,44 @@ def _compare(
         trainer=config.trainer.options(),
         report=report,
     )
-    console.print()
-    console.print(comparison_table(comparison))
+    say("")
+    console.print(_table(comparison))
+    say(_summary(comparison))
     return comparison
+
+
+def _summary(comparison: Comparison) -> str:
+    """Which differences are significant, in a sentence."""
+    better, worse = [], []
+    for row in comparison.rows:
+        if row.p_holm < 0.05:  # false for NaN
+            (better if (row.difference > 0) == comparison.higher_is_better else worse).append(row.name)
+    found = [
+        f"significantly {how} than {', '.join(names)}" for how, names in (("better", better), ("worse", worse)) if names
+    ]
+    return f"The discovered function is {' and '.join(found) or 'not significantly different from any of them'}."
+
+
+def _table(comparison: Comparison) -> Table:
+    """The comparison, in percent where it is an accuracy."""
+    is_share = comparison.metric.endswith("acc")
+    scale = 100 if is_share else 1
+    rows = [
+        ComparisonRow(
+            name=row.name,
+            seeds=len(row.values),
+            mean=scale * row.mean,
+            sd=scale * row.sd if math.isfinite(row.sd) else None,
+            difference=-scale * row.difference if math.isfinite(row.difference) else None,
+            interval=(-scale * row.interval[1], -scale * row.interval[0]) if math.isfinite(row.interval[0]) else None,
+            p=row.p_holm,
+            kind=row.name if row.name == DISCOVERED else "control",
+        )
+        for row in comparison.rows
+    ]
+    metric = "test accuracy (%)" if comparison.metric == "test_acc" else comparison.metric
+    title = f"after {comparison.epochs} epochs; p: paired t test over seeds, corrected for all rows (Holm)"
+    return comparison_table(rows, metric=metric, reference=DISCOVERED, title=title, console=console)
 
 
 # -- the process ---------------------------------------------------------------------------------------------------

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from actsearch.activation import Activation
 from actsearch.errors import RunError
 from actsearch.genotype import Genotype
-from actsearch.report.facts import facts
+from actsearch.report import terminal
 from actsearch.report.plots import cell_text, draw_activation, draw_cell, save
 from actsearch.run import RunDirectory
 from actsearch.space import SearchSpace
 
-console = Console(highlight=False, soft_wrap=True)
+console = terminal.make_console()
 
 
 def list_spaces() -> None:
@@ -35,11 +34,11 @@ def show_space(name: str, png: Path | None) -> None:
     space = SearchSpace.load(name)
     console.print(cell_text(space))
     if space.description:
-        console.print(space.description)
+        console.print(space.description, markup=False, highlight=False)
     if space.reference:
-        console.print(f"[dim]{space.reference}[/]")
+        console.print(space.reference, markup=False, highlight=False, style="dim")
     if png is not None:
-        console.print(f"picture  {save(draw_cell(space), png)}")
+        console.print(f"picture  {save(draw_cell(space), png)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def show(source: Path, png: Path | None) -> None:
@@ -49,19 +48,11 @@ def show(source: Path, png: Path | None) -> None:
         raise RunError(f"{source} holds no genotype.json: the search did not finish; see `search --resume {source}`")
     genotype = Genotype.load(source if run is None else run.genotype)
     inputs = None if run is None else run.read_inputs()
-    activation = Activation(genotype)
-    console.print(f"[bold]f(x)[/]  = {activation.extra_repr()}", f"[bold]f'(x)[/] = {derivative(genotype)}", sep="\n")
-    table = Table(show_header=False, box=None)
-    for row in facts(activation, inputs).rows():
-        table.add_row(*row)
-    console.print(table)
+    terminal.show(genotype, inputs, console)
     where = png or (run.figures / "activation.png" if run is not None else source.with_suffix(".png"))
-    console.print(f"picture  {save(draw_activation(activation, inputs), where)}")
-
-
-def derivative(genotype: Genotype) -> str:
-    """The first derivative in words of sympy, without the clip."""
-    import sympy
-
-    x = sympy.Symbol("x", real=True)
-    return str(sympy.factor_terms(sympy.diff(genotype.expression(x), x))).replace("Heaviside(x)", "step(x)")
+    console.print(
+        f"picture  {save(draw_activation(Activation(genotype), inputs), where)}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
