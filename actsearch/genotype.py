@@ -231,7 +231,12 @@ def _print(tree: Tree) -> str:
         arguments = [a if _is_atom(a) else f"({a})" for a in arguments]
     if spec.printed.startswith("sigmoid({0})"):
         arguments[0] = _unwrapped(arguments[0])
-    return spec.printed.format(*arguments, **{name: _short(value) for name, value in tree.parameters})
+    values = {name: _short(value) for name, value in tree.parameters}
+    # A mixing parameter is shown as the two shares that its sigmoid gives.
+    for name, value in tree.parameters:
+        share = 1 / (1 + math.exp(-value)) if value > 0 else math.exp(value) / (1 + math.exp(value))
+        values |= {f"{name}_share": _short(share), f"{name}_rest": _short(1 - share)}
+    return spec.printed.format(*arguments, **values)
 
 
 def _short(value: float) -> str:

@@ -35,7 +35,11 @@ class _Term:
 
 
 class _Mixture(torch.autograd.Function):
-    """rows_r = Σ_k W[r, k] term_k(inputs), recomputing the terms in the backward pass; differentiable twice."""
+    """rows_r = Σ_k W[r, k] term_k(inputs), recomputing the terms in the backward pass; differentiable twice.
+
+    W has shape (rows, terms), or (rows, terms, S) for S sites at once: the inputs then have shape (1 or S, …) and the
+    rows (S, …).
+    """
 
     @staticmethod
     def forward(
@@ -44,8 +48,7 @@ class _Mixture(torch.autograd.Function):
         ctx.terms, ctx.n_rows, ctx.n_inputs = terms, n_rows, n_inputs
         ctx.save_for_backward(weights, *tensors)
         inputs, parameters = tensors[:n_inputs], tensors[n_inputs:]
-        # Zero weights (one-hot samples) are skipped where looking at them costs no synchronisation.
-        values = weights.tolist() if weights.device.type == "cpu" else None
+        values = _on_host(weights)
         rows: list[Tensor | None] = [None] * n_rows
         for k, term in enumerate(terms):
             wanted = [r for r in term.rows if values is None or values[r][k] != 0]
@@ -55,12 +58,13 @@ class _Mixture(torch.autograd.Function):
             for r in wanted:
                 row = rows[r]
                 if row is None:
-                    rows[r] = y * weights[r, k]
+                    rows[r] = y * _column(weights[r, k], y)
                 elif values is not None:
                     row.add_(y, alpha=values[r][k])
                 else:
-                    row.addcmul_(y, weights[r, k].expand_as(y))
-        return tuple(torch.zeros_like(inputs[0]) if row is None else row for row in rows)
+                    row.addcmul_(y, _column(weights[r, k], y))
+        empty = inputs[0].new_zeros((*weights.shape[2:], *inputs[0].shape[weights.ndim - 2 :]))
+        return tuple(empty if row is None else row for row in rows)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -73,21 +77,26 @@ class _Mixture(torch.autograd.Function):
         return (None, None, None, *found)
 
 
-def _sum_terms(ctx: Any, weights: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
-    inputs, parameters = tensors[: ctx.n_inputs], tensors[ctx.n_inputs :]
-    rows = [torch.zeros_like(inputs[0]) for _ in range(ctx.n_rows)]
-    for k, term in enumerate(ctx.terms):
-        y = term(inputs, parameters)
-        for r in term.rows:
-            rows[r] = rows[r] + weights[r, k] * y
-    return rows
+def _on_host(weights: Tensor) -> list[list[float]] | None:
+    """Weights as numbers, so that zeros (one-hot samples) are skipped, where looking costs no synchronisation."""
+    return weights.tolist() if weights.ndim == 2 and weights.device.type == "cpu" else None
+
+
+def _column(weight: Tensor, y: Tensor) -> Tensor:
+    """A weight, or one a site, in a shape that multiplies `y`."""
+    return weight if weight.ndim == 0 else weight.reshape(-1, *[1] * (y.ndim - 1))
 
 
 def _plain_gradients(
     ctx: Any, weights: Tensor, tensors: Sequence[Tensor], grads: Sequence[Tensor], needs: Sequence[bool]
 ) -> list[Tensor | None]:
+    inputs, parameters = tensors[: ctx.n_inputs], tensors[ctx.n_inputs :]
+    rows: list[Tensor] = [torch.zeros_like(g) for g in grads]
+    for k, term in enumerate(ctx.terms):
+        y = term(inputs, parameters)
+        for r in term.rows:
+            rows[r] = rows[r] + _column(weights[r, k], y) * y
     wanted = [t for t, need in zip([weights, *tensors], needs, strict=True) if need]
-    rows = _sum_terms(ctx, weights, tensors)
     found = iter(torch.autograd.grad(rows, wanted, grads, create_graph=True, allow_unused=True))
     return [next(found) if need else None for need in needs]
 
@@ -99,7 +108,7 @@ def _recomputed_gradients(
     leaves = [t.detach().requires_grad_(need) for t, need in zip(tensors, needs[1:], strict=True)]
     inputs, parameters = leaves[: ctx.n_inputs], leaves[ctx.n_inputs :]
     totals: list[Tensor | None] = [None] * len(leaves)
-    values = weights.tolist() if weights.device.type == "cpu" else None
+    values = _on_host(weights)
     for k, term in enumerate(ctx.terms):
         if d_weights is None and values is not None and all(values[r][k] == 0 for r in term.rows):
             continue
@@ -109,11 +118,13 @@ def _recomputed_gradients(
             y = term(inputs, parameters)
         if d_weights is not None:
             for r in term.rows:
-                d_weights[r, k] = torch.dot(grads[r].flatten(), y.detach().flatten())
+                d_weights[r, k] = _inner(grads[r], y.detach(), weights.ndim - 2)
         if not wanted or not y.requires_grad:
             continue
-        g = sum(grads[r] * weights[r, k] for r in term.rows)
-        for i, d in zip(wanted, torch.autograd.grad(y, [leaves[i] for i in wanted], g, allow_unused=True), strict=True):
+        g = sum(grads[r] * _column(weights[r, k], y) for r in term.rows)
+        assert isinstance(g, Tensor)
+        found = torch.autograd.grad(y, [leaves[i] for i in wanted], g.sum_to_size(y.shape), allow_unused=True)
+        for i, d in zip(wanted, found, strict=True):
             if d is not None:
                 total = totals[i]
                 totals[i] = d if total is None else total + d
@@ -124,6 +135,13 @@ def _recomputed_gradients(
             for leaf, total in zip(leaves, totals, strict=True)
         ),
     ]
+
+
+def _inner(a: Tensor, b: Tensor, batch_dims: int) -> Tensor:
+    """Σ a·b over all but the first `batch_dims` dimensions; `b` may have size 1 in those."""
+    if batch_dims == 0:
+        return torch.dot(a.flatten(), b.flatten())
+    return (a * b).flatten(1).sum(1)
 
 
 class DenseEvaluator:
@@ -176,11 +194,16 @@ class DenseEvaluator:
         return inputs, tuple(names), tuple(terms), parameters, index
 
     def __call__(self, x: Tensor, weights: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> Tensor:
-        """The cell at `x` (any shape); `weights` of a slot's survivors, and parameters by `slot/op/name`."""
+        """The cell at `x`; `weights` of each slot's survivors by slot, and parameters by `slot/op/name`.
+
+        With weights of shape (n,), `x` has any shape and the result the same. With weights of shape (n, S), S sites are
+        evaluated at once: `x` has shape (1, …) and the result (S, …).
+        """
         values = {INPUT: x}
         for inputs, names, terms, named, index in self._bundles:
             flat = torch.cat([weights[name] for name in names])
-            matrix = torch.cat([flat, flat.new_zeros(1)])[index.to(flat.device)].to(x.dtype)
+            padded = torch.cat([flat, flat.new_zeros(1, *flat.shape[1:])])
+            matrix = padded[index.to(flat.device)].to(x.dtype)
             tensors = [*(values[i] for i in inputs), *(parameters[p] for p in named)]
             rows = _Mixture.apply(terms, len(names), len(inputs), matrix, *tensors)
             values.update(zip(names, rows, strict=True))

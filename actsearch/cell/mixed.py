@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from actsearch.cell.dense import DenseEvaluator
 from actsearch.cell.relaxation import Relaxation, make_relaxation
+from actsearch.cell.table import POINTS, TableEvaluator
 from actsearch.errors import SettingsError, SpaceError, unknown_name
 from actsearch.genotype import Genotype
 from actsearch.ops.graph import evaluate
@@ -66,16 +67,19 @@ class MixedCell(nn.Module):
     Args:
         space: a SearchSpace, or the name or path of one.
         relaxation: `dirichlet`, `gumbel` or `softmax`, or a Relaxation.
-        evaluator: `dense` computes every candidate at every element; `table` interpolates a table of the cell;
-            `auto` takes the table where it is both safe and cheaper.
+        evaluator: `dense` computes every candidate at every element; `table` interpolates a table of the cell in
+            float32 between two calls of `resample`; `auto` takes the table where the sites of the last pass had
+            enough elements to pay for it. A cell without a clip, or with float64 inputs, is always dense: nothing
+            bounds the first beyond the table, and the second asks for more digits than it has.
         seed: of the start of α and op parameters and of every later draw. Draws are numbered (buffer `draws`), and
             draw k is a function of (seed, k) alone: a checkpoint resumes them exactly, and equal ranks draw alike.
         warm: id of the unary operation of the warm start.
 
-    State: `alpha.SLOT`, `mask.SLOT`, `op_parameters.SLOT/OP/NAME`, `draws`.
+    State: `alpha.SLOT`, `mask.SLOT`, `op_parameters.SLOT/OP/NAME`, `draws`, `elements` (of the last pass).
     """
 
     draws: Tensor
+    elements: Tensor
 
     def __init__(
         self,
@@ -111,8 +115,12 @@ class MixedCell(nn.Module):
                     value = p.mean + p.std * torch.randn((), generator=generator)
                     self.op_parameters[f"{slot.name}/{op}/{p.name}"] = nn.Parameter(value)
         self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
+        # Part of the state, so that a resumed search takes the same evaluator for its first step.
+        self.register_buffer("elements", torch.zeros((), dtype=torch.int64))
         self._choice: dict[str, str] | None = None
         self._weights: dict[str, Tensor] | None = None
+        self._tables: tuple[Tensor, Tensor] | None = None
+        self._n_elements = 0
         self._refresh()
         # As a hook it also runs when the cell is loaded as part of a larger module.
         self.register_load_state_dict_post_hook(lambda module, keys: module._refresh())
@@ -134,9 +142,14 @@ class MixedCell(nn.Module):
         if self.mode == "discrete" or self.is_discrete:
             return self._evaluate_choice(x, self._choice or self.choice())
         parameters = dict(self.op_parameters.items())
-        if self._weights is not None:
-            return self._dense(x, {slot: w[site] for slot, w in self._weights.items()}, parameters)
-        return self._dense(x, {slot: w[0] for slot, w in self._draw(1).items()}, parameters)
+        if self._weights is None:
+            return self._dense(x, {slot: w[0] for slot, w in self._draw(1).items()}, parameters)
+        self._n_elements += x.numel()
+        weights = {slot: w[site] for slot, w in self._weights.items()}
+        if self._tables is None or x.dtype != torch.float32:
+            return self._dense(x, weights, parameters)
+        a, b = self._tables
+        return self._table.lookup(x, a[site], b[site], weights, parameters)
 
     def _evaluate_choice(self, x: Tensor, ops: Mapping[str, str]) -> Tensor:
         return evaluate(
@@ -149,10 +162,23 @@ class MixedCell(nn.Module):
         The search calls it before each step, so that several passes of one step see the same cell.
         """
         self._weights = self._draw(max(len(self.site_names), 1))
+        if self._n_elements:
+            self.elements.fill_(self._n_elements)
+            self._last_elements, self._n_elements = self._n_elements, 0
+        self._tables = None
+        if self.mode == "mixed" and not self.is_discrete and self._table_pays():
+            with torch.autocast(self.draws.device.type, enabled=False):
+                self._tables = self._table.tables(self._weights, dict(self.op_parameters.items()))
 
     def release(self) -> None:
         """Forget the drawn weights: from now on every call draws its own."""
-        self._weights = None
+        self._weights = self._tables = None
+
+    def _table_pays(self) -> bool:
+        """A knot costs about as much as an element of the dense evaluator; half of the elements at least are saved."""
+        if self.evaluator == "dense" or self.space.clip.kind == "none":
+            return False
+        return self.evaluator == "table" or self._last_elements > 2 * POINTS * max(len(self.site_names), 1)
 
     def _draw(self, n: int) -> dict[str, Tensor]:
         device = self.draws.device
@@ -280,9 +306,12 @@ class MixedCell(nn.Module):
         self._order = tuple(slot.name for slot in self.space.slots)
         self._inputs = {slot.name: slot.inputs for slot in self.space.slots}
         self._dense = DenseEvaluator(self.space, self._survivors)
-        self._weights = None
-        # A mirror on the host of the buffer, so that a draw does not wait for the device.
+        self._table = TableEvaluator(self._dense)
+        self._weights = self._tables = None
+        self._n_elements = 0
+        # Mirrors on the host of the buffers, so that a step does not wait for the device.
         self._n_draws = int(self.draws)
+        self._last_elements = int(self.elements)
 
     def extra_repr(self) -> str:
         return f"{self.space.name}, {self.n_survivors} candidates, {len(self.site_names)} sites, {self.mode}"

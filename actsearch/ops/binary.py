@@ -109,7 +109,7 @@ _grafs(
     "beta_mix",
     beta_mix,
     "x1 / (1 + exp(-gamma)) + x2 / (1 + exp(gamma))",
-    printed="(sigmoid({gamma}) * {0} + sigmoid(-{gamma}) * {1})",
+    printed="({gamma_share} * {0} + {gamma_rest} * {1})",
     parameters=(_GAMMA,),
     contracting=True,
     idempotent=True,

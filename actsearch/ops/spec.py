@@ -41,7 +41,8 @@ class OpSpec:
         function: element-wise `(x, **parameters)` or `(x1, x2, **parameters)`; the tensors broadcast, the result has
             their common shape and dtype. Finite, with finite first and second derivatives, at every finite input.
         formula: the same in the language of `actsearch.ops.formula`, in `x` or in `x1` and `x2`.
-        printed: how a formula shows it, with `{0}` and `{1}` for its arguments; default `id({0}, …)`.
+        printed: how a formula shows it, with `{0}` and `{1}` for its arguments, `{name}` for a parameter and
+            `{name_share}`, `{name_rest}` for its sigmoid and the rest to 1; default `id({0}, …)`.
         parameters: its trainable scalars.
         range: closure of the set of its values, parameters at their means.
         smoothness: k if it is C^k on the reals (`math.inf` for C^∞, -1 for discontinuous).
