@@ -222,13 +222,13 @@ def _compare(
 
 def _summary(comparison: Comparison) -> str:
     """Which differences are significant, in a sentence."""
-    better, worse = [], []
+    better: list[str] = []
+    worse: list[str] = []
     for row in comparison.rows:
         if row.p_holm < 0.05:  # false for NaN
             (better if (row.difference > 0) == comparison.higher_is_better else worse).append(row.name)
-    found = [
-        f"significantly {how} than {', '.join(names)}" for how, names in (("better", better), ("worse", worse)) if names
-    ]
+    sides = {"better": better, "worse": worse}
+    found = [f"significantly {how} than {', '.join(names)}" for how, names in sides.items() if names]
     return f"The discovered function is {' and '.join(found) or 'not significantly different from any of them'}."
 
 
@@ -268,8 +268,9 @@ def quiet_lightning() -> None:
     def ours_or_serious(record: logging.LogRecord) -> bool:
         return record.levelno >= logging.WARNING or record.getMessage().startswith("skipped")
 
-    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
-        logging.getLogger(name).addFilter(ours_or_serious)
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        for handler in logging.getLogger(name).handlers:
+            handler.addFilter(ours_or_serious)
     for pattern in (
         ".*does not have many workers.*",
         ".*treespec, LeafSpec.*",
