@@ -82,7 +82,7 @@ def with_jumps_broken(function: Function, order: int, x: Array, y: Array, slope:
     if suspects.size == 0:
         return x, y
     left, right, y_left, y_right = x[suspects], x[suspects + 1], y[suspects], y[suspects + 1]
-    for _ in range(40):
+    for _ in range(25):
         middle = (left + right) / 2
         y_middle = derivatives(function, middle, order)[order]
         is_left = abs(y_middle - y_left) > abs(y_right - y_middle)

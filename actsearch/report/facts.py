@@ -273,7 +273,7 @@ def _zeros(function: Function, x: Array, y: Array) -> tuple[tuple[float, float],
         return float(values(function, np.array([point]))[0])
 
     scale = float(np.max(abs(y)))
-    for k in np.flatnonzero(y[1:] * y[:-1] < 0):
+    for k in np.flatnonzero((y[1:] * y[:-1] < 0) & np.isfinite(y[1:]) & np.isfinite(y[:-1])):
         zero = brentq(at, x[k], x[k + 1], xtol=1e-18)
         # A change of sign across a jump or a pole is no zero.
         if abs(at(zero)) <= 1e-3 * max(abs(y[k]), abs(y[k + 1])):
@@ -295,8 +295,7 @@ def _stretches(x: Array, is_zero: np.ndarray) -> list[tuple[float, float]]:
 
 
 def _gain(function: Function) -> float:
-    if isinstance(function, Activation):
-        return function.gain
+    """As `Activation.gain`, for any function and the present values of its parameters."""
     z = np.linspace(-8, 8, 8001)
     density = np.exp(-0.5 * z**2) / math.sqrt(2 * math.pi)
     moment = float(np.trapezoid(values(function, z) ** 2 * density, z))
