@@ -62,10 +62,11 @@ def read_yaml(path: Path | str, error: type[ActsearchError]) -> dict[str, Any]:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as reason:
         raise error(f"cannot read {path}: {getattr(reason, 'strerror', None) or reason}") from None
-    except (yaml.YAMLError, RecursionError) as reason:
+    except Exception as reason:  # beside its own errors PyYAML lets those of int, datetime and dict through
         mark = getattr(reason, "problem_mark", None)
         where = f" (line {mark.line + 1})" if mark else ""
-        raise error(f"{path} is not valid YAML{where}: {getattr(reason, 'problem', None) or reason}") from None
+        what = " ".join(str(getattr(reason, "problem", None) or reason).split())
+        raise error(f"{path} is not valid YAML{where}: {what}") from None
     if not isinstance(content, dict):
         raise error(f"{path} must hold a mapping of keys to values")
     return content

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +14,7 @@ from typing import Any
 
 import sympy
 
-from actsearch.errors import ActsearchError, GenotypeError
+from actsearch.errors import ActsearchError, GenotypeError, unknown_name
 from actsearch.files import write_text
 from actsearch.ops import formula as formulas
 from actsearch.ops.clip import Clip
@@ -22,6 +23,7 @@ from actsearch.ops.spec import registry
 
 FORMAT = "actsearch.genotype"
 VERSION = 1
+GREATEST = 1e30  # of a parameter's magnitude: well within float32
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,11 @@ class Choice:
                 f"{sorted(self.parameters)}"
             )
         for name, value in self.parameters.items():
-            if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-                raise GenotypeError(f"parameter {name!r} of {self.op!r} must be a finite number, not {value!r}")
+            if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= GREATEST:
+                raise GenotypeError(
+                    f"parameter {name!r} of {self.op!r} must be a number within ±{GREATEST:g}, "
+                    f"not {reprlib.repr(value)}"
+                )
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +76,15 @@ class Genotype:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name in self.slots:
+            if name == INPUT or not name.isidentifier():
+                raise GenotypeError(f"{name!r} cannot name a slot; use letters, digits and underscores (not {INPUT!r})")
+        if self.output not in self.slots:
+            raise GenotypeError(unknown_name("slot as output", self.output, self.slots))
+        inputs = {name: choice.inputs for name, choice in self.slots.items()}
         try:
-            self.order  # noqa: B018  computing it checks the graph
+            for name in self.slots:  # those that the output does not need too
+                topological_order(inputs, name)
         except ActsearchError as error:
             raise GenotypeError(str(error)) from None
 
@@ -148,8 +160,13 @@ class Genotype:
         }
 
     def to_json(self) -> str:
-        """`to_dict` as indented JSON."""
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
+        """`to_dict` as indented JSON. Raises GenotypeError if the provenance is not plain data."""
+        try:
+            text = json.dumps(self.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
+            text.encode()
+        except (TypeError, ValueError) as error:
+            raise GenotypeError(f"genotype cannot be written as JSON: {error}") from None
+        return text
 
     def save(self, path: Path | str) -> Path:
         """Write `to_json` to `path`, whole or not at all. Raises RunError."""
@@ -162,14 +179,14 @@ class Genotype:
             raise GenotypeError(f'not a genotype: "format" must be {FORMAT!r}')
         version = data.get("version")
         if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-            raise GenotypeError(f"genotype version {version!r} is not a positive whole number")
+            raise GenotypeError(f"genotype version {reprlib.repr(version)} is not a positive whole number")
         if version > VERSION:
             raise GenotypeError(
                 f"genotype of version {version}; this actsearch reads up to {VERSION}: upgrade actsearch"
             )
         try:
             slots = {
-                str(name): Choice(str(c["op"]), tuple(map(str, c["inputs"])), dict(c.get("parameters", {})))
+                str(name): Choice(str(c["op"]), _names(c["inputs"]), dict(c.get("parameters", {})))
                 for name, c in data["slots"].items()
             }
             clip = Clip(**data["clip"])
@@ -178,14 +195,16 @@ class Genotype:
             raise
         except ActsearchError as error:
             raise GenotypeError(f"genotype cannot be read: {error}") from None
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise GenotypeError(f"genotype is incomplete or malformed: {type(error).__name__} {error}") from None
+        except KeyError as error:
+            raise GenotypeError(f"genotype is incomplete: it has no {error}") from None
+        except (TypeError, AttributeError, ValueError) as error:
+            raise GenotypeError(f"genotype is malformed: {error}") from None
 
     @classmethod
     def from_json(cls, text: str) -> Genotype:
         """Read what `to_json` wrote. Raises GenotypeError."""
         try:
-            data = json.loads(text)
+            data = json.loads(text, parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:
             raise GenotypeError(f"genotype is not valid JSON: {error}") from None
         return cls.from_dict(data)
@@ -209,6 +228,16 @@ class Genotype:
 
     def __repr__(self) -> str:
         return f"Genotype({self.formula})"
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+        raise GenotypeError(f'"inputs" must be a list of names, not {reprlib.repr(value)}')
+    return tuple(value)
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _to_sympy(tree: Tree, x: sympy.Symbol) -> sympy.Expr:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import reprlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+from torch import nn
 
-from actsearch.errors import ActsearchError, SpaceError, unknown_name
+from actsearch.errors import ActsearchError, SettingsError, SpaceError, UnknownNameError, unknown_name
 from actsearch.files import find_named, named_files, read_yaml
 from actsearch.genotype import Choice, Genotype
 from actsearch.ops.clip import Clip
@@ -24,6 +26,8 @@ from actsearch.ops.spec import registry
 
 Sharing = Literal["network", "block", "site"]
 FOLDER = "search_spaces"
+# A slot names parameters of a ParameterDict, whose own attributes a slot must not hide.
+_RESERVED = frozenset({INPUT, *dir(nn.ParameterDict())})
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,8 @@ class Constraints:
 
     Attributes:
         smoothness: least k such that every candidate, and the clip, is C^k.
-        bounded: every unary candidate is bounded, and every binary one is if its inputs are: then so is the function.
+        bounded: every candidate that is unary or reads the input is bounded, and every other binary one is if its
+            inputs are: then so is the function.
         allow: if given, only these candidates.
         deny: not these candidates.
         max_complexity: greatest sum of the complexities of the chosen operations.
@@ -64,11 +69,13 @@ class Constraints:
                 raise SpaceError(f"constraint {name} must be a whole number from 0 on, not {value!r}")
         if not isinstance(self.bounded, bool):
             raise SpaceError(f"constraint bounded must be true or false, not {self.bounded!r}")
-        for op in (*self.allow, *self.deny):
-            registry[op]
+        for name in ("allow", "deny"):
+            for op in getattr(self, name):
+                if op not in registry:
+                    raise SpaceError(f"constraint {name}: {unknown_name('operation', op, registry)}")
 
-    def reason_against(self, op: str) -> str | None:
-        """Why `op` may not be a candidate; None if it may."""
+    def reason_against(self, op: str, reads_input: bool = True) -> str | None:
+        """Why `op` may not be a candidate of a slot that reads the cell's input, or that does not; None if it may."""
         spec = registry[op]
         if self.allow and op not in self.allow:
             return "it is not in `allow`"
@@ -76,7 +83,7 @@ class Constraints:
             return "it is in `deny`"
         if self.smoothness is not None and spec.smoothness < self.smoothness:
             return f"it is not C^{self.smoothness}"
-        if self.bounded and spec.arity == 1 and not spec.bounded:
+        if self.bounded and (spec.arity == 1 or reads_input) and not spec.bounded:
             return "it is unbounded"
         if self.bounded and spec.smoothness < 0:
             return "it has a pole"
@@ -139,15 +146,18 @@ class SearchSpace:
         _check_keys("constraint", limits, set(Constraints.__dataclass_fields__))
         options: dict[str, Any] = {k: tuple(_strings(v, k)) if k in ("allow", "deny") else v for k, v in limits.items()}
         constraints = Constraints(**options)
-        inputs = {str(name): _slot_inputs(str(name), slot) for name, slot in cell.items()}
-        output = data.get("output", str(list(cell)[-1]))
+        inputs = {name: _slot_inputs(name, slot) for name, slot in cell.items()}
+        output = data.get("output", list(cell)[-1])
         order = topological_order(inputs, str(output))
         if unread := sorted(set(inputs) - set(order)):
             raise SpaceError(f"slot {unread[0]!r} does not reach the output {output!r}: remove it or read it")
         slots = tuple(Slot(name, inputs[name], _candidates(name, cell[name], constraints)) for name in order)
         clip_options = _mapping(data.get("clip"), "clip")
         _check_keys("clip setting", clip_options, {"kind", "limit"})
-        clip = Clip(**clip_options)
+        try:
+            clip = Clip(**clip_options)
+        except SettingsError as error:
+            raise SpaceError(str(error)) from None
         if constraints.smoothness is not None and clip.smoothness < constraints.smoothness:
             raise SpaceError(
                 f"constraint smoothness: {constraints.smoothness} rules out the hard clip; "
@@ -157,14 +167,14 @@ class SearchSpace:
         if sharing not in get_args(Sharing):
             raise SpaceError(unknown_name("sharing", str(sharing), get_args(Sharing)))
         space = cls(
-            name=str(data.get("name", "unnamed")),
+            name=str(data.get("name") or "unnamed"),
             slots=slots,
             output=str(output),
             clip=clip,
             sharing=sharing,
             constraints=constraints,
-            description=str(data.get("description", "")).strip(),
-            reference=str(data.get("reference", "")).strip(),
+            description=str(data.get("description") or "").strip(),
+            reference=str(data.get("reference") or "").strip(),
         )
         if space.size == 0:
             raise SpaceError(
@@ -337,7 +347,7 @@ def _mapping(value: Any, key: str) -> Mapping[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise SpaceError(f"`{key}` must hold keys and values, not {value!r}")
+        raise SpaceError(f"`{key}` must hold keys and values, not {reprlib.repr(value)}")
     return value
 
 
@@ -345,15 +355,17 @@ def _strings(value: Any, key: str) -> list[str]:
     if isinstance(value, str):
         return [value]
     if not isinstance(value, Sequence) or not all(isinstance(v, str) for v in value):
-        raise SpaceError(f"`{key}` must be a name or a list of names, not {value!r}")
+        raise SpaceError(f"`{key}` must be a name or a list of names, not {reprlib.repr(value)}")
     return list(value)
 
 
-def _slot_inputs(name: str, slot: Any) -> tuple[str, ...]:
+def _slot_inputs(name: Any, slot: Any) -> tuple[str, ...]:
+    if not isinstance(name, str) or not name.isidentifier():
+        raise SpaceError(f"{name!r} cannot name a slot; use letters, digits and underscores (YAML reads yes as true)")
+    if name in _RESERVED:
+        raise SpaceError(f"{name!r} cannot name a slot: the name is taken; try {name + '1'!r}")
     if not isinstance(slot, Mapping):
         raise SpaceError(f"slot {name!r} needs `inputs` and `candidates`")
-    if name == INPUT or not name.isidentifier():
-        raise SpaceError(f"{name!r} cannot name a slot; use letters, digits and underscores (not {INPUT!r})")
     _check_keys(f"key of slot {name}", slot, {"inputs", "candidates"})
     inputs = tuple(_strings(slot.get("inputs", []), f"inputs of slot {name}"))
     if len(inputs) not in (1, 2):
@@ -362,12 +374,13 @@ def _slot_inputs(name: str, slot: Any) -> tuple[str, ...]:
 
 
 def _candidates(name: str, slot: Mapping[str, Any], constraints: Constraints) -> tuple[str, ...]:
-    arity = len(_slot_inputs(name, slot))
+    inputs = _slot_inputs(name, slot)
+    names = _strings(slot.get("candidates", []), f"candidates of slot {name}")
     try:
-        asked = registry.select(_strings(slot.get("candidates", []), f"candidates of slot {name}"), arity)
-    except ValueError as error:
+        asked = registry.select(names, len(inputs))
+    except (ValueError, UnknownNameError) as error:
         raise SpaceError(f"slot {name!r}: {error}") from None
-    reasons = {op: constraints.reason_against(op) for op in asked}
+    reasons = {op: constraints.reason_against(op, INPUT in inputs) for op in asked}
     kept = tuple(op for op, reason in reasons.items() if reason is None)
     if not kept:
         why = "; ".join(f"{op}: {reason}" for op, reason in list(reasons.items())[:3]) or "it lists none"

@@ -13,6 +13,7 @@ from actsearch.ops.spec import OpSpec
 
 ClipKind = Literal["hard", "smooth", "none"]
 
+GREATEST_LIMIT = 1e30  # well within bfloat16 and float32
 _SHARPNESS = 8  # even, so that the smooth clip is C^∞; at |y| = ℓ/3 it is off by 2e-5 of y
 
 
@@ -32,8 +33,9 @@ class Clip:
     def __post_init__(self) -> None:
         if self.kind not in get_args(ClipKind):
             raise SettingsError(unknown_name("clip", self.kind, get_args(ClipKind)))
-        if not (isinstance(self.limit, int | float) and math.isfinite(self.limit) and self.limit > 0):
-            raise SettingsError(f"clip limit must be a positive finite number, not {self.limit!r}")
+        number = isinstance(self.limit, int | float) and not isinstance(self.limit, bool)
+        if not (number and 0 < self.limit <= GREATEST_LIMIT):
+            raise SettingsError(f"clip limit must be a positive number up to {GREATEST_LIMIT:g}, not {self.limit!r}")
 
     @property
     def smoothness(self) -> float:

@@ -1,6 +1,6 @@
 """A small language of formulas in one variable: parsed, never evaluated by Python.
 
-A formula is arithmetic (`+ - * / **`), numbers, `x`, elementary functions, and the id of any registered unary operation
+A formula is arithmetic (`+ - * / **`), numbers, `x`, elementary functions, and the id of any registered operation
 without parameters: `x*tanh(x)`, `relu(x)**2`, `sigmoid(1.7*x) * x`. `to_sympy` reads it as an expression and `to_torch`
 as a function of tensors. The formulas of the operations themselves are written in it too.
 """
@@ -8,8 +8,8 @@ as a function of tensors. The formulas of the operations themselves are written 
 from __future__ import annotations
 
 import ast
-import math
 import operator
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,23 +22,36 @@ from actsearch.ops.spec import OpSpec, registry
 
 MAX_LENGTH = 2_000
 MAX_DEPTH = 100
+MAX_BITS = 1_000  # of a number that a power is taken of; more than float64 has room for
+
+
+def _power(base: Any, exponent: float) -> Any:
+    # sympy computes rational powers exactly: ((9**20)**20)**20… would fill the memory.
+    if isinstance(base, sympy.Basic) and any(
+        max(abs(n.p), n.q).bit_length() > MAX_BITS for n in base.atoms(sympy.Rational)
+    ):
+        raise FormulaError("a number in the formula is too large")
+    return base**exponent
+
 
 _BINARY: Mapping[type, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
-    ast.Pow: operator.pow,
+    ast.Pow: _power,
 }
 _UNARY: Mapping[type, Callable[[Any], Any]] = {ast.USub: operator.neg, ast.UAdd: operator.pos}
 
 _ELEMENTARY = ("exp", "log", "sqrt", "sin", "cos", "tan", "sinh", "cosh", "tanh", "asinh", "atan", "erf")
 _SYMPY_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "abs": sympy.Abs,
-    "max": sympy.Max,
-    "min": sympy.Min,
     "sinc": sympy.sinc,
     **{name: getattr(sympy, name) for name in _ELEMENTARY},
+    # sympy takes no argument here, and a base there, where to_torch does not.
+    "max": lambda first, *others: sympy.Max(first, *others),
+    "min": lambda first, *others: sympy.Min(first, *others),
+    "log": lambda argument: sympy.log(argument),
 }
 
 
@@ -51,9 +64,11 @@ def parse(text: str) -> ast.expr:
     if len(text) > MAX_LENGTH:
         raise FormulaError(f"formula is longer than {MAX_LENGTH} characters")
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise FormulaError(f"cannot parse the formula {text!r}: {error!s}") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # what Python only warns of (`1if x else 2`) is no formula either
+            tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, SyntaxWarning, DeprecationWarning, ValueError, RecursionError, MemoryError) as error:
+        raise FormulaError(f"cannot parse the formula {_shortened(text)!r}: {error!s}") from None
     _check(tree, 0)
     return tree
 
@@ -64,7 +79,7 @@ def _check(node: ast.AST, depth: int) -> None:
     match node:
         case ast.Constant(value=bool()):
             raise FormulaError("True and False are not numbers")
-        case ast.Constant(value=int() | float() as value) if math.isfinite(value) and abs(value) < 1e30:
+        case ast.Constant(value=int() | float() as value) if abs(value) < 1e30:
             return
         case ast.Name():
             return
@@ -78,10 +93,21 @@ def _check(node: ast.AST, depth: int) -> None:
             children = list(args)
         case _:
             raise FormulaError(
-                f"{ast.unparse(node)!r} is not allowed in a formula; use numbers, x, + - * / ** and functions of x"
+                f"{_source(node)!r} is not allowed in a formula; use numbers, x, + - * / ** and functions of x"
             )
     for child in children:
         _check(child, depth + 1)
+
+
+def _source(node: ast.AST) -> str:
+    try:
+        return _shortened(ast.unparse(node))
+    except RecursionError:
+        return type(node).__name__
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 80 else text[:79] + "…"
 
 
 def _small_number(node: ast.AST) -> bool:
@@ -130,7 +156,13 @@ def _sympy_number(value: float) -> sympy.Expr:
 def to_sympy(text: str, **symbols: sympy.Expr) -> sympy.Expr:
     """`text` as a sympy expression; `symbols` replace its variables (default: a real `x`). Raises FormulaError."""
     names = symbols or {"x": sympy.Symbol("x", real=True)}
-    return sympy.sympify(_walk(parse(text), _sympy_number, names, _sympy_functions()))
+    tree = parse(text)
+    try:
+        return sympy.sympify(_walk(tree, _sympy_number, names, _sympy_functions()))
+    except FormulaError:
+        raise
+    except ValueError as error:  # sympy's max and min compare real numbers only
+        raise FormulaError(f"{_shortened(text)!r} is not a real function: {error}") from None
 
 
 def of_op(spec: OpSpec, *arguments: sympy.Expr, **parameters: sympy.Expr) -> sympy.Expr:
@@ -140,12 +172,21 @@ def of_op(spec: OpSpec, *arguments: sympy.Expr, **parameters: sympy.Expr) -> sym
 
 
 def _sympy_functions() -> dict[str, Callable[..., Any]]:
-    def of(spec: OpSpec) -> Callable[[sympy.Expr], sympy.Expr]:
-        return lambda argument: of_op(spec, argument)
+    def of(spec: OpSpec) -> Callable[..., sympy.Expr]:
+        def function(*arguments: sympy.Expr) -> sympy.Expr:
+            if len(arguments) != spec.arity:
+                raise TypeError
+            return of_op(spec, *arguments)
 
-    ids = {op: of(spec) for op, spec in registry.items() if spec.arity == 1 and not spec.parameters}
+        return function
+
     # An id is what the operation computes: `sqrt` is sqrt(max(x, 1e-3)) in a cell and in a formula alike.
-    return {**_SYMPY_FUNCTIONS, **ids}
+    return {**_SYMPY_FUNCTIONS, **{spec.id: of(spec) for spec in _callable_specs()}}
+
+
+def _callable_specs() -> list[OpSpec]:
+    """Operations that a formula may call by their ids; its max and min take any number of arguments instead."""
+    return [spec for op, spec in registry.items() if not spec.parameters and op not in ("max", "min")]
 
 
 def to_torch(text: str) -> Callable[[Tensor], Tensor]:
@@ -156,7 +197,7 @@ def to_torch(text: str) -> Callable[[Tensor], Tensor]:
         "tan": torch.tan,
         "max": _torch_extremum(torch.maximum),
         "min": _torch_extremum(torch.minimum),
-        **{op: spec.function for op, spec in registry.items() if spec.arity == 1 and not spec.parameters},
+        **{spec.id: spec.function for spec in _callable_specs()},
     }
 
     def function(x: Tensor) -> Tensor:

@@ -12,12 +12,15 @@ from actsearch.ops.clip import Clip
 from actsearch.ops.spec import registry
 
 INPUT = "x"
+MAX_DEPTH = 30  # slots on a path: a formula of such a depth can still be parsed
+MAX_OPERATIONS = 500  # of the cell written out as a formula, in which a slot that is read twice stands twice
 
 
 def topological_order(inputs: Mapping[str, Sequence[str]], output: str) -> tuple[str, ...]:
     """The slots that `output` needs, each after its inputs.
 
-    Raises SpaceError if a slot reads what does not exist, or if there is a cycle.
+    Raises SpaceError if a slot reads what does not exist, if there is a cycle, or if the cell's formula would be too
+    large.
     """
     order: list[str] = []
     path: list[str] = []
@@ -34,6 +37,8 @@ def topological_order(inputs: Mapping[str, Sequence[str]], output: str) -> tuple
             raise SpaceError(
                 f"the cell has a cycle: {' -> '.join(reversed(cycle))}; a slot may only read earlier slots"
             )
+        if len(path) == MAX_DEPTH:
+            raise SpaceError(f"the cell is deeper than {MAX_DEPTH} slots")
         path.append(slot)
         for name in inputs[slot]:
             visit(name, f"slot {slot!r}")
@@ -41,6 +46,11 @@ def topological_order(inputs: Mapping[str, Sequence[str]], output: str) -> tuple
         order.append(slot)
 
     visit(output, "the output")
+    operations = {INPUT: 0}
+    for slot in order:
+        operations[slot] = 1 + sum(operations[name] for name in inputs[slot])
+        if operations[slot] > MAX_OPERATIONS:
+            raise SpaceError(f"the cell's formula has more than {MAX_OPERATIONS} operations; read slots less often")
     return tuple(order)
 
 
@@ -78,6 +88,11 @@ class Tree(NamedTuple):
     op: str
     parameters: tuple[tuple[str, float], ...] = ()
     arguments: tuple[Tree, ...] = ()
+
+    @property
+    def has_parameters(self) -> bool:
+        """Whether the function depends on a trainable parameter."""
+        return bool(self.parameters) or any(argument.has_parameters for argument in self.arguments)
 
 
 LEAF = Tree(INPUT)

@@ -98,6 +98,10 @@ class OpSpec:
     def __repr__(self) -> str:
         return f"OpSpec({self.id!r}: {self.formula})"
 
+    def __reduce__(self) -> tuple[Callable[[str], OpSpec], tuple[str]]:
+        # A copy of a cell, in this process or in another one, refers to the registered operation.
+        return _registered, (self.id,)
+
 
 class Registry(Mapping[str, OpSpec]):
     """Operations by id, in the order of their registration."""
@@ -161,3 +165,7 @@ class Registry(Mapping[str, OpSpec]):
 
 
 registry = Registry()
+
+
+def _registered(op: str) -> OpSpec:
+    return registry[op]

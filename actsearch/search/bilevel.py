@@ -108,20 +108,32 @@ class BilevelSearch(pl.LightningModule):
     # -- optimisers ------------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
-        """The task's optimiser and schedulers, then α's Adam, then that of operations' parameters if there are any."""
-        optimizer, schedulers = _one_optimizer(self.task.configure_optimizers())
-        upper = {id(p) for p in (*self.alphas, *self.op_parameters)}
-        if any(id(p) in upper for group in optimizer.param_groups for p in group["params"]):
-            raise TaskError("the task's optimizer holds α or op parameters; give it the task's own parameters only")
+        """The task's optimiser and schedulers, α's Adam, and that of operations' parameters.
+
+        A task whose weights are all frozen needs no optimiser: only the function is searched.
+        """
         s = self.settings
-        optimizers = [
-            optimizer,
-            torch.optim.Adam(self.alphas, lr=s.alpha_lr, betas=s.alpha_betas, weight_decay=s.alpha_weight_decay),
-        ]
+        optimizers: dict[str, Optimizer] = {}
+        schedulers: list[Any] = []
+        if self.weights:
+            optimizers["weights"], schedulers = _one_optimizer(self.task.configure_optimizers())
+            upper = {id(p) for p in (*self.alphas, *self.op_parameters)}
+            if any(id(p) in upper for group in optimizers["weights"].param_groups for p in group["params"]):
+                raise TaskError("the task's optimizer holds α or op parameters; give it the task's own parameters only")
+        optimizers["alpha"] = torch.optim.Adam(
+            self.alphas, lr=s.alpha_lr, betas=s.alpha_betas, weight_decay=s.alpha_weight_decay
+        )
         if self.op_parameters:
             lr = s.op_parameter_lr or s.alpha_lr
-            optimizers.append(torch.optim.Adam(self.op_parameters, lr=lr, betas=s.alpha_betas))
-        return optimizers, schedulers
+            optimizers["op_parameters"] = torch.optim.Adam(self.op_parameters, lr=lr, betas=s.alpha_betas)
+        self._optimizer_names = list(optimizers)
+        return list(optimizers.values()), schedulers
+
+    def _named_optimizers(self) -> dict[str, Any]:
+        optimizers = self.optimizers()
+        return dict(
+            zip(self._optimizer_names, optimizers if isinstance(optimizers, list) else [optimizers], strict=True)
+        )
 
     def _apply_gradients(self, level: str, parameters: Parameters, optimizers: Sequence[Any]) -> bool:
         """Reduce, check, clip and apply the accumulated gradients; False if they were not finite and were dropped."""
@@ -161,19 +173,28 @@ class BilevelSearch(pl.LightningModule):
         s = self.settings
         started = time.perf_counter()
         seed_all(s.seed, self.current_epoch, batch_idx)
-        optimizers = self.optimizers()
-        assert isinstance(optimizers, list)
-        upper = optimizers[1:2] if s.op_parameters == "weights" else optimizers[1:]
-        lower = optimizers[:1] + (optimizers[2:] if s.op_parameters == "weights" else [])
+        optimizers = self._named_optimizers()
+        with_alpha = s.op_parameters == "alpha"
+        upper = [o for name, o in optimizers.items() if name == "alpha" or (name == "op_parameters" and with_alpha)]
+        lower = [o for o in optimizers.values() if o not in upper]
         full = (self._n_steps + 1) % s.accumulate == 0
-        if (self._n_steps // s.accumulate) % s.arch_every == 0:
+        if (self._n_steps // s.accumulate) % s.arch_every == 0 and not self._settled:
             self._arch_step(batch["arch"], batch["weights"], batch_idx, upper, full)
-        self._weight_step(batch["weights"], batch_idx, lower, full)
+        if lower:
+            self._weight_step(batch["weights"], batch_idx, lower, full)
         self._n_steps += 1
         self.steps.fill_(self._n_steps)
         if s.shrink and s.shrink_unit == "step":
             self._shrink(self._n_steps)
         self._seconds += time.perf_counter() - started
+
+    @property
+    def _settled(self) -> bool:
+        """Whether nothing is left for α steps: every slot is decided, and by an operation without parameters of α's."""
+        with_alpha = self.settings.op_parameters == "alpha"
+        return all(
+            cell.is_discrete and not (with_alpha and cell.genotype().tree.has_parameters) for cell in self._cells()
+        )
 
     @property
     def upper_parameters(self) -> list[nn.Parameter]:
@@ -247,7 +268,7 @@ class BilevelSearch(pl.LightningModule):
         The Hessian-vector product is a central difference with ε = 0.01 / ‖∇_w' L_arch‖. The weights are restored to
         the same bits.
         """
-        xi = self.settings.inner_lr or float(self.optimizers()[0].param_groups[0]["lr"])  # type: ignore[index]
+        xi = self.settings.inner_lr or float(self._named_optimizers()["weights"].param_groups[0]["lr"])
         weights = self.weights
         kept = [w.detach().clone() for w in weights]
 
@@ -352,12 +373,13 @@ class BilevelSearch(pl.LightningModule):
                 drop_times(c.space.n_candidates, len(c.space.slots), length, self.settings.shrink_start)
                 for c in self._cells()
             ]
-        for name, parameter in self.named_parameters():
-            if name in self._pending_gradients:
-                parameter.grad = self._pending_gradients.pop(name).to(parameter.device)
 
     def on_train_start(self) -> None:
         self._n_steps = int(self.steps)
+        # Not earlier: the trainer clears gradients before this hook.
+        for name, parameter in self.named_parameters():
+            if name in self._pending_gradients:
+                parameter.grad = self._pending_gradients.pop(name).to(parameter.device)
 
     def on_train_epoch_start(self) -> None:
         seed_all(self.settings.seed, self.current_epoch)
@@ -451,17 +473,12 @@ class BilevelSearch(pl.LightningModule):
             losses={name.removeprefix("loss/"): v for name, v in averages.items() if name.startswith("loss/")},
             metrics=averages,
             learning_rates={
-                name: float(optimizer.param_groups[0]["lr"])
-                for name, optimizer in zip(("weights", "alpha", "op_parameters"), self._optimizer_list(), strict=False)
+                name: float(optimizer.param_groups[0]["lr"]) for name, optimizer in self._named_optimizers().items()
             },
             skipped=int(self.skipped),
             seconds=self._seconds,
             pre_activations=pre_activations,
         )
-
-    def _optimizer_list(self) -> list[Any]:
-        optimizers = self.optimizers()
-        return optimizers if isinstance(optimizers, list) else [optimizers]
 
     def _user_validation(self, batch: Any, index: int) -> None:
         if type(self.task).validation_step is not pl.LightningModule.validation_step:
