@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from argparse import SUPPRESS
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -22,8 +23,13 @@ def search(arguments: Arguments) -> None:
         "Options override the configuration.",
     )
     options.add_config(parser)
+    # Taken out before parsing: it says where the configuration is, and is no part of it.
     parser.add_argument(
-        "--resume", metavar="RUN", type=str, help="go on with the search in this run directory, with its own settings"
+        "--resume",
+        metavar="RUN",
+        type=str,
+        default=SUPPRESS,
+        help="go on with the search in this run directory, with its own settings",
     )
     run, others = _resumed(arguments)
     config = options.read_config(parser, others)

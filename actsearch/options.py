@@ -102,12 +102,14 @@ def taken(option: str, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 def check_keys(content: Mapping[str, Any], file: Path | str) -> None:
     """Raise UnknownNameError, with near matches, for a key that no setting has."""
     known = set(keys(SearchConfig))
-    sections = {key.rpartition(".")[0] for key in known}
+    sections = {key.rpartition(".")[0] for key in known} - {""}
     for key, value in _flat(content, sections):
         if key in sections:
             raise SettingsError(f"{file}: section {key!r} must hold keys and values, not {value!r}")
         if key not in known:
-            raise UnknownNameError(f"key of {file}", key, known)
+            section = key.rpartition(".")[0]
+            siblings = [k for k in known | sections if k.rpartition(".")[0] == section]
+            raise UnknownNameError(f"key in {file}:", key, siblings)
 
 
 def keys(cls: type, prefix: str = "") -> Iterator[str]:

@@ -69,7 +69,7 @@ def test_help_of_search_explains_every_key(capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     "program",
     [
-        "import actsearch; import sys; assert 'torch' not in sys.modules; assert set(actsearch.__all__) <= set(dir(actsearch))",
+        "import actsearch, sys; assert 'torch' not in sys.modules; assert {*actsearch.__all__} <= {*dir(actsearch)}",
         "import actsearch; actsearch.swap; actsearch.search",
         "import actsearch.api, actsearch; actsearch.swap; actsearch.search",
         "import actsearch.search.bilevel, actsearch.swap, actsearch",
