@@ -19,6 +19,8 @@ from actsearch.cell.mixed import MixedCell
 from actsearch.cell.relaxation import make_relaxation
 from actsearch.errors import GenotypeError, RunError, TaskError
 from actsearch.genotype import Genotype
+from actsearch.report.progress import SearchProgress
+from actsearch.report.tensorboard import TensorBoardObserver
 from actsearch.run import RunDirectory
 from actsearch.search.bilevel import BilevelSearch
 from actsearch.search.checkpoint import SearchCheckpoint, checkpoints, latest_checkpoint
@@ -109,7 +111,8 @@ def search(
         space: a SearchSpace, or its name, path or content.
         run_root, name: the run goes to run_root/name/DATE; default name: that of the space.
         resume: continue this run directory instead, to the same bits on CPU; the other arguments must be as they were.
-        observers, callbacks: told of every epoch, and given to the Trainer; default: TensorBoard and progress.
+        observers: told a Snapshot after every epoch; default: TensorBoard files in the run directory.
+        callbacks: given to the Trainer, and told like observers if they can be called; default: SearchProgress.
         trainer: further arguments of the pytorch_lightning.Trainer, such as accelerator, devices, precision.
         include, exclude: shell patterns of the names of activation sites.
         config: what to save as config.yaml; default: the settings.
@@ -165,10 +168,12 @@ def _run(
         loader, weights.tolist(), arch.tolist(), settings.seed, lambda: bilevel.current_epoch, *_rank_and_world()
     )
     bilevel.validation = _validation_loader(datamodule, loader, arch.tolist())
-    if observers is None or callbacks is None:
-        default_observers, default_callbacks = _default_watchers(run, checkpoint)
-        observers = default_observers if observers is None else observers
-        callbacks = default_callbacks if callbacks is None else callbacks
+    if callbacks is None:
+        callbacks = [SearchProgress()]
+    if observers is None:
+        observers = [_tensorboard(run, checkpoint)]
+    # A progress display sees batches as a callback, and epochs as an observer.
+    observers = [*observers, *(callback for callback in callbacks if callable(callback))]
     if checkpoint is not None:
         run.rewind(_epochs_done(checkpoint))
     last: list[Snapshot] = []
@@ -194,7 +199,9 @@ def _run(
         close = getattr(observer, "close", None)
         if close is not None:
             close()
-    return SearchResult(genotypes, run.path, snapshot, refinements, report)
+    result = SearchResult(genotypes, run.path, snapshot, refinements, report)
+    run.write_inputs(result.inputs)
+    return result
 
 
 def _finish(
@@ -316,8 +323,12 @@ def _epochs_done(checkpoint: Path) -> int:
     return int(checkpoint.name.split("-")[1])
 
 
-def _default_watchers(run: RunDirectory, checkpoint: Path | None) -> tuple[list[Observer], list[pl.Callback]]:
-    return [], []
+def _tensorboard(run: RunDirectory, checkpoint: Path | None) -> TensorBoardObserver:
+    """Event files in the run directory; a resumed search goes on with the pictures of the epochs before."""
+    if checkpoint is None:
+        return TensorBoardObserver(run.path)
+    history = [{name: cell["probabilities"] for name, cell in line["cells"].items()} for line in run.history()]
+    return TensorBoardObserver(run.path, history, purge_epoch=_epochs_done(checkpoint) + 1)
 
 
 __all__ = ["SearchResult", "checkpoints", "search"]

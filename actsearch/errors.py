@@ -9,6 +9,8 @@ from collections.abc import Iterable
 class ActsearchError(Exception):
     """Base of every error that actsearch raises on purpose; the command line prints it as one line and exits with 2."""
 
+    exit_code = 2
+
 
 class UnknownNameError(ActsearchError, KeyError):
     """A name that no registry, file or key has; the message lists near matches."""
@@ -50,6 +52,14 @@ class RunError(ActsearchError, OSError):
 
 class NonFiniteError(ActsearchError, ArithmeticError):
     """Losses stayed NaN or infinite for longer than the search is allowed to skip."""
+
+
+class Stopped(ActsearchError):
+    """The process was told to end, by Ctrl-C or by the SIGTERM of a scheduler; what was done is kept."""
+
+    def __init__(self, message: str, by_user: bool) -> None:
+        super().__init__(message)
+        self.exit_code = 130 if by_user else 0
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:

@@ -13,12 +13,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
 import actsearch
 from actsearch.errors import RunError
-from actsearch.files import append_line, read_yaml, write_text
+from actsearch.files import append_line, read_yaml, write_atomically, write_text
 from actsearch.search.monitor import Snapshot
 
 _REPORTED = ("torch", "torchvision", "pytorch-lightning", "numpy", "sympy", "jsonargparse", "tensorboard")
@@ -91,6 +92,25 @@ class RunDirectory:
 
     def write_json(self, name: str, data: Mapping[str, Any]) -> Path:
         return write_text(self.path / name, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+    def write_inputs(self, inputs: torch.Tensor) -> Path:
+        """Keep a sample of the inputs of the activation sites, 1-d, in inputs.npy: what the function is drawn over."""
+
+        def write(path: Path) -> None:
+            with open(path, "wb") as file:
+                np.save(file, inputs.numpy(), allow_pickle=False)
+
+        return write_atomically(self.path / "inputs.npy", write)
+
+    def read_inputs(self) -> torch.Tensor | None:
+        """What `write_inputs` kept; None if there is none. Raises RunError if it is damaged."""
+        path = self.path / "inputs.npy"
+        if not path.is_file():
+            return None
+        try:
+            return torch.from_numpy(np.load(path, allow_pickle=False)).flatten().float()
+        except (OSError, ValueError, TypeError, EOFError) as error:
+            raise RunError(f"{path} cannot be read ({error}); delete it") from None
 
     def write_environment(self) -> None:
         """Versions and machine, so that a result can be placed."""

@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
+import actsearch._torchvision  # noqa: F401
+
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console, Group, RenderableType

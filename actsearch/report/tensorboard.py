@@ -14,6 +14,8 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING
 
+import actsearch._torchvision  # noqa: F401
+
 import torch
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import actsearch._torchvision  # noqa: F401
+
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn

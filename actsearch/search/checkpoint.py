@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import actsearch._torchvision  # noqa: F401
+
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint

@@ -1,0 +1,7 @@
+"""`python -m actsearch`."""
+
+import sys
+
+from actsearch.cli import main
+
+sys.exit(main())

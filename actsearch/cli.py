@@ -1,0 +1,174 @@
+"""The command line: one function per verb. Importing this does not import torch; the verbs do, once they run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import SUPPRESS
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from actsearch import __version__, options
+from actsearch.errors import ActsearchError, RunError, SettingsError, UnknownNameError
+
+Arguments = Sequence[str]
+OWN_OF_RESUME = ("--run.", "--trainer.")
+
+
+def search(arguments: Arguments) -> None:
+    """Search an activation function, draw it, and compare it with standard ones."""
+    parser = options.make_parser(
+        "actsearch search [--config NAME|FILE] [--KEY VALUE ...] [--resume RUN]",
+        "Search an activation function, then retrain with it and with standard ones, and compare on the test set. "
+        "Options override the configuration.",
+    )
+    options.add_config(parser)
+    # Taken out before parsing: it says where the configuration is, and is no part of it.
+    parser.add_argument(
+        "--resume",
+        metavar="RUN",
+        type=str,
+        default=SUPPRESS,
+        help="go on with the search in this run directory, with its own settings",
+    )
+    run, others = _resumed(arguments)
+    config = options.read_config(parser, others)
+    from actsearch import session
+
+    if run is not None:
+        config.space = str(run / "space.yaml")
+    session.search(config, run)
+
+
+def _resumed(arguments: Arguments) -> tuple[Path | None, list[str]]:
+    """The run to resume, and the arguments with its configuration in place of the name of one."""
+    runs, others = options.taken("--resume", arguments)
+    if not runs:
+        return None, others
+    run = runs[-1]
+    for option in others:
+        if option.startswith("--") and not option.startswith(OWN_OF_RESUME):
+            raise SettingsError(
+                f"--resume goes on with the run's own settings; leave out {option.partition('=')[0]} "
+                "(only --run.* and --trainer.* can be given)"
+            )
+    return Path(run), [f"--config={_config_of(run)}", *others]
+
+
+def _config_of(run: str) -> Path:
+    for file in ("config.yaml", "space.yaml"):
+        if not Path(run, file).is_file():
+            raise RunError(f"{run} is not a run: it has no {file}; give a folder such as runs/NAME/DATE")
+    return Path(run, "config.yaml")
+
+
+def spaces(arguments: Arguments) -> None:
+    """List the search spaces, or draw the cell of one."""
+    parser = options.make_parser(
+        "actsearch spaces [show NAME|FILE] [--png FILE]",
+        "Without more, lists the shipped search spaces with the number of slots, of candidate operations, of genotypes "
+        "(ways to fill the slots) and of distinct functions among them. `show` draws the cell of one.",
+    )
+    parser.add_argument("action", nargs="?", choices=["list", "show"], default="list", help="what to do")
+    parser.add_argument("name", nargs="?", type=str, help="a shipped space, or a YAML file")
+    parser.add_argument("--png", metavar="FILE", type=str, help="draw the cell into this file as well")
+    given = options.parse(parser, arguments)
+    if (given.action == "show") != (given.name is not None) or (given.png and given.action != "show"):
+        raise SettingsError("say `spaces`, or `spaces show NAME` with or without --png FILE")
+    from actsearch import viewing
+
+    if given.action == "list":
+        viewing.list_spaces()
+    else:
+        viewing.show_space(given.name, given.png and Path(given.png))
+
+
+def show(arguments: Arguments) -> None:
+    """Formula, derivative, facts and picture of a discovered function."""
+    parser = options.make_parser(
+        "actsearch show RUN|FILE [--png FILE]",
+        "Formula, derivative, limits and other facts of a discovered function, and a picture of it with its first and "
+        "second derivative over the inputs that the searched network gave it.",
+    )
+    parser.add_argument("source", metavar="RUN|FILE", type=str, help="a run directory, or a genotype.json")
+    parser.add_argument("--png", metavar="FILE", type=str, help="where to draw; default: beside the genotype")
+    given = options.parse(parser, arguments)
+    from actsearch import viewing
+
+    viewing.show(Path(given.source), given.png and Path(given.png))
+
+
+def compare(arguments: Arguments) -> None:
+    """Retrain what a run found and standard activations again, with other seeds."""
+    parser = options.make_parser(
+        "actsearch compare RUN [--seeds N] [--first_seed N] [--epochs N] [--activations LIST] [--random N]",
+        "Retrain what a run found and standard activations from scratch, with the run's data, model and training, and "
+        "compare on the test set. What is already done in the run is not done again.",
+    )
+    parser.add_argument("run", metavar="RUN", type=str, help="a run directory")
+    parser.add_argument("--seeds", type=int, default=3, help="retrainings of each activation")
+    parser.add_argument("--first_seed", type=int, help="default: the first that the run's own comparison did not use")
+    parser.add_argument("--epochs", type=int, help="of a retraining; default: as in the run's configuration")
+    parser.add_argument("--activations", type=list[str], help="unary operations, as [relu, gelu]; default: the run's")
+    parser.add_argument("--random", type=int, help="random functions of the search space, as controls")
+    parser.add_argument("--threads", type=int, help="CPU threads of torch")
+    given = options.parse(parser, arguments)
+    reader = options.make_parser("")
+    options.add_config(reader)
+    config = options.read_config(reader, [f"--config={_config_of(given.run)}"])
+    config.trainer.threads = given.threads or config.trainer.threads
+    from actsearch import session
+
+    session.compare_run(
+        Path(given.run), given.seeds, given.first_seed, given.epochs, given.activations, given.random, config
+    )
+
+
+VERBS: dict[str, Callable[[Arguments], None]] = {"search": search, "spaces": spaces, "show": show, "compare": compare}
+
+
+def _overview() -> str:
+    lines = [f"  {name:<9} {(verb.__doc__ or '').strip()}" for name, verb in VERBS.items()]
+    return "\n".join(
+        [
+            f"actsearch {__version__}: differentiable search for activation functions",
+            "",
+            "usage: actsearch VERB [OPTION ...]      (or: python -m actsearch VERB [OPTION ...])",
+            "",
+            *lines,
+            "",
+            "actsearch VERB --help tells the options of a verb. Start with: actsearch search",
+        ]
+    )
+
+
+def main(arguments: Arguments | None = None) -> int:
+    """Run a verb; returns the exit code: 0, 2 for what the user can mend, 130 for Ctrl-C."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(arguments)
+    except ActsearchError as error:
+        print(f"actsearch: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("\nactsearch: interrupted", file=sys.stderr)
+        return 130
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(__version__)
+        return 0
+    if arguments[0] not in VERBS:
+        raise UnknownNameError("verb", arguments[0], VERBS)
+    try:
+        VERBS[arguments[0]](arguments[1:])
+    except SystemExit as ending:  # --help and --print_config end so
+        return int(ending.code or 0)
+    return 0

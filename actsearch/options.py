@@ -1,0 +1,132 @@
+"""Command-line options with manners: named configurations, near matches, and errors of one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from argparse import ArgumentError
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from actsearch.config import SECTIONS, SearchConfig
+from actsearch.errors import SettingsError, UnknownNameError, unknown_name
+from actsearch.files import find_named, named_files, read_yaml
+
+CONFIGS = "configs/search"
+
+
+def make_parser(usage: str, description: str = "") -> ArgumentParser:
+    """A parser that raises instead of ending the process."""
+    return ArgumentParser(
+        usage=usage, description=description, exit_on_error=False, allow_abbrev=False, default_env=False
+    )
+
+
+def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Any:
+    """The parsed arguments. Raises SettingsError or UnknownNameError, with near matches, in one line."""
+    try:
+        return parser.instantiate(parser.parse_args(list(arguments)))
+    except ArgumentError as error:
+        raise _explained(str(error), parser) from None
+
+
+def _explained(message: str, parser: ArgumentParser) -> Exception:
+    """An argparse message as an error of ours."""
+    line = " ".join(message.split())
+    if found := re.search(r"nrecognized arguments: (--?[^\s=]+)", line):
+        known = [o for action in parser._actions for o in action.option_strings]
+        return UnknownNameError("option", found[1], known)
+    if found := re.match(r'Parser key "([^"]+)": Expected an? (.*?)\. Got value: (.*)$', line):
+        key, expected, value = found[1], found[2], found[3]
+        if choices := re.fullmatch(r"(?:typing\.)?Literal\[(.*)\]", expected):
+            return SettingsError(unknown_name(f"value of {key}", value, re.findall(r"[\w-]+", choices[1])))
+        expected = re.sub(r"<class '(\w+)'>", r"\1", expected).replace("typing.", "")
+        return SettingsError(f"{key} must be of type {expected}, not {value!r}")
+    return SettingsError(line)
+
+
+# -- a search's configuration --------------------------------------------------------------------------------------
+
+
+def add_config(parser: ArgumentParser) -> None:
+    """`--config`, and an option for every key of SearchConfig."""
+    parser.add_argument(
+        "--config",
+        action="config",
+        metavar="NAME|FILE",
+        help=f"settings to start from: one of {', '.join(named_files(CONFIGS))}, or a YAML file; default: default",
+    )
+    parser.add_argument("--space", type=str, default=SearchConfig.space, help=_first_argument(SearchConfig))
+    for name, section in SECTIONS.items():
+        parser.add_class_arguments(section, name)
+
+
+def _first_argument(cls: type) -> str:
+    return re.sub(r"\s+", " ", (cls.__doc__ or "").split("Args:")[1].split(":", 1)[1]).strip()
+
+
+def read_config(parser: ArgumentParser, arguments: Sequence[str]) -> SearchConfig:
+    """The configuration that `arguments` describe.
+
+    Whatever their order, options override files; of several files the later overrides the earlier. Without a file it is
+    the shipped `default`. Raises SettingsError or UnknownNameError.
+    """
+    names, others = taken("--config", arguments)
+    files = [find_named("configuration", CONFIGS, name) for name in names or ["default"]]
+    for file in files:
+        check_keys(read_yaml(file, SettingsError), file)
+    parsed = parse(parser, [*(f"--config={file}" for file in files), *others])
+    return SearchConfig(space=parsed.space, **{name: parsed[name] for name in SECTIONS})
+
+
+def taken(option: str, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The values that `arguments` give to `option`, and the other arguments. Raises SettingsError if one lacks."""
+    values, others = [], []
+    waiting = iter(arguments)
+    for argument in waiting:
+        if argument == option:
+            value = next(waiting, "--")
+            if value.startswith("--"):
+                raise SettingsError(f"{option} needs a value")
+            values.append(value)
+        elif argument.startswith(f"{option}="):
+            values.append(argument.partition("=")[2])
+        else:
+            others.append(argument)
+    return values, others
+
+
+def check_keys(content: Mapping[str, Any], file: Path | str) -> None:
+    """Raise UnknownNameError, with near matches, for a key that no setting has."""
+    known = set(keys(SearchConfig))
+    sections = {key.rpartition(".")[0] for key in known} - {""}
+    for key, value in _flat(content, sections):
+        if key in sections:
+            raise SettingsError(f"{file}: section {key!r} must hold keys and values, not {value!r}")
+        if key not in known:
+            section = key.rpartition(".")[0]
+            siblings = [k for k in known | sections if k.rpartition(".")[0] == section]
+            raise UnknownNameError(f"key in {file}:", key, siblings)
+
+
+def keys(cls: type, prefix: str = "") -> Iterator[str]:
+    """The dotted names of all settings in a dataclass of dataclasses."""
+    default = cls()
+    for field in dataclasses.fields(cls):
+        value = getattr(default, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from keys(type(value), f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name
+
+
+def _flat(content: Mapping[str, Any], sections: set[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in content.items():
+        key = f"{prefix}{name}"
+        if key in sections and isinstance(value, Mapping):
+            yield from _flat(value, sections, f"{key}.")
+        else:
+            yield key, value
