@@ -197,7 +197,10 @@ class RunDirectory:
         path = self.path / "metrics.csv"
         try:
             new = not path.is_file()
-            header = list(row) if new else next(csv.reader(path.open(encoding="utf-8")))
+            header = list(row)
+            if not new:
+                with open(path, newline="", encoding="utf-8") as file:
+                    header = next(csv.reader(file), header)
             with open(path, "a", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, header, extrasaction="ignore", restval="")
                 if new:

@@ -4,32 +4,35 @@
     python scripts/planted.py --teacher "x*tanh(x)" --seeds 1   # any formula; it is parsed, never evaluated
 
 (a) The student has the teacher's weights and searches for α alone. (b) It learns its own weights too; they can hide an
-affine map of input and output, so the distance is the least over such maps. Beside each stands random search in the same
-space for the same time. Every result is added to OUT/planted.jsonl; what is there is not run again.
+affine map of input and output, so the distance is the least over such maps. Beside each stands random search in the
+same space for the same time. Every result is added to OUT/planted.jsonl; what is there is not run again.
 """
 
 from __future__ import annotations
 
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import actsearch._torchvision  # noqa: F401
+import actsearch._torchvision
 
 import torch
 from jsonargparse import auto_cli
 
 import actsearch.search
 from actsearch.activation import Activation
-from actsearch.cli import main_guard, quiet_lightning
+from actsearch.errors import ActsearchError
 from actsearch.files import append_line
 from actsearch.genotype import Genotype
 from actsearch.search.baselines import random_search
 from actsearch.search.split import split
+from actsearch.seeds import seed_all
+from actsearch.session import quiet_lightning
 from actsearch.space import SearchSpace
 from actsearch.tasks.planted import TEACHERS, Planted
 
@@ -150,12 +153,15 @@ def planted(
     quiet_lightning()
     path = Path(out) / "planted.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    known = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    lines = path.read_text().splitlines() if path.is_file() else []
+    known = {(r["teacher"], r["setting"], r["seed"]): r for r in map(json.loads, lines)}
     records = []
     for which in ("a", "b") if setting == "both" else (setting,):
         for name in [teacher] if teacher else list(TEACHERS):
             for seed in range(seeds):
-                record = next((r for r in known if (r["teacher"], r["setting"], r["seed"]) == (name, which, seed)), None)
+                record = next(
+                    (r for r in known if (r["teacher"], r["setting"], r["seed"]) == (name, which, seed)), None
+                )
                 if record is None:
                     record = run(name, which, seed)
                     append_line(path, json.dumps(record))
@@ -170,4 +176,7 @@ def planted(
 
 
 if __name__ == "__main__":
-    main_guard(lambda: auto_cli(planted, as_positional=False))
+    try:
+        auto_cli(planted, as_positional=False)
+    except ActsearchError as error:
+        sys.exit(f"planted.py: {error}")
