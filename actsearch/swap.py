@@ -189,10 +189,8 @@ def _make(activation: nn.Module | type[nn.Module] | Genotype | Factory, site: Si
 
 
 def _put(owner: nn.Module, attribute: str, value: Any) -> None:
-    if isinstance(value, nn.Module):
-        vars(owner).pop(attribute, None)
-    else:
-        owner._modules.pop(attribute, None)
+    if not isinstance(value, nn.Module):
+        owner._modules.pop(attribute, None)  # where there was a module, nn.Module accepts no function
     setattr(owner, attribute, value)
 
 
