@@ -38,7 +38,7 @@ def test_every_float_falls_between_the_knots_of_its_segment() -> None:
 
 
 def test_a_step_in_the_middle_of_training_agrees_with_dense_in_float64() -> None:
-    """Values to 1e-4; gradients to 5 %, most of it from kinks of the mixture within a segment."""
+    """Values to 1e-4; gradients to 6 %, most of it from kinks of the mixture within a segment."""
     for space in ("grafs", "swish", "full"):
         table, dense = make("table", space), make("dense", space)
         x = torch.randn(100_000, requires_grad=True)
@@ -52,7 +52,7 @@ def test_a_step_in_the_middle_of_training_agrees_with_dense_in_float64() -> None
         assert relative(y, z) < 1e-4
         ours = torch.autograd.grad(y, [x, *table.parameters()], upstream, allow_unused=True)
         theirs = torch.autograd.grad(z, [exact, *dense.parameters()], upstream.double(), allow_unused=True)
-        assert relative(ours[0], theirs[0]) < 0.05
+        assert relative(ours[0], theirs[0]) < 0.06
         largest = max(float(b.norm()) for b in theirs[1:] if b is not None)
         for name, a, b in zip(names, ours[1:], theirs[1:], strict=True):
             assert (a is None) == (b is None), name
