@@ -197,8 +197,9 @@ class RunDirectory:
         path = self.path / "metrics.csv"
         try:
             new = not path.is_file()
-            header = list(row) if new else next(csv.reader(path.open(encoding="utf-8")))
-            with open(path, "a", newline="", encoding="utf-8") as file:
+            with open(path, "a+", newline="", encoding="utf-8") as file:
+                file.seek(0)
+                header = list(row) if new else next(csv.reader(file))
                 writer = csv.DictWriter(file, header, extrasaction="ignore", restval="")
                 if new:
                     writer.writeheader()
