@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from functools import cached_property
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from actsearch.genotype import Genotype
+from actsearch.genotype import Choice, Genotype
 from actsearch.ops.graph import evaluate
 
 HALF = (torch.float16, torch.bfloat16)
@@ -30,7 +31,7 @@ class Activation(nn.Module):
 
     def __init__(self, genotype: Genotype, trainable: bool = False) -> None:
         super().__init__()
-        self.genotype = genotype
+        self._genotype = genotype
         self.trainable = trainable
         for slot in genotype.order:
             for name, value in genotype.slots[slot].parameters.items():
@@ -43,15 +44,28 @@ class Activation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype in HALF:
             return self.forward(x.float()).to(x.dtype)
-        slots = self.genotype.slots
+        slots, order = self._genotype.slots, self._genotype.order
         return evaluate(
             x,
-            self.genotype.order,
-            {name: slots[name].op for name in self.genotype.order},
-            {name: slots[name].inputs for name in self.genotype.order},
+            order,
+            {name: slots[name].op for name in order},
+            {name: slots[name].inputs for name in order},
             lambda slot, op, name: getattr(self, f"{slot}_{name}"),
-            self.genotype.clip,
+            self._genotype.clip,
         )
+
+    @property
+    def genotype(self) -> Genotype:
+        """The genotype, with the present values of trained parameters."""
+        if not self.trainable:
+            return self._genotype
+        slots = {
+            name: Choice(c.op, c.inputs, {p: float(getattr(self, f"{name}_{p}").detach()) for p in c.parameters})
+            if name in self._genotype.order
+            else c
+            for name, c in self._genotype.slots.items()
+        }
+        return dataclasses.replace(self._genotype, slots=slots)
 
     @property
     def formula(self) -> str:
@@ -62,17 +76,10 @@ class Activation(nn.Module):
         """The formula in LaTeX, without the clip."""
         return self.genotype.to_latex()
 
-    @cached_property
+    @property
     def gain(self) -> float:
-        """1 / sqrt(E[f(z)²]) for z ~ N(0, 1): by this factor the function preserves the second moment.
-
-        Integrated on 8,001 points in [-8, 8] in float64; infinite for the zero function.
-        """
-        z = torch.linspace(-8, 8, 8001, dtype=torch.float64)
-        density = np.exp(-0.5 * z.numpy() ** 2) / math.sqrt(2 * math.pi)
-        with torch.no_grad():
-            moment = float(np.trapezoid(self.forward(z).numpy() ** 2 * density, z.numpy()))
-        return 1 / math.sqrt(moment) if moment > 0 else math.inf
+        """By this factor the function preserves the second moment under N(0, 1): see `second_moment_gain`."""
+        return second_moment_gain(self)
 
     def save(self, path: Path | str) -> Path:
         """Write the genotype as JSON; `actsearch.load` reads it. Raises RunError."""
@@ -81,6 +88,20 @@ class Activation(nn.Module):
     def extra_repr(self) -> str:
         clip = self.genotype.clip
         return self.formula if clip.kind == "none" else f"{self.formula}, {clip.kind} clip at {clip.limit:g}"
+
+
+def second_moment_gain(function: Callable[[Tensor], Tensor]) -> float:
+    """1 / sqrt(E[f(z)²]) for z ~ N(0, 1), on 8,001 points in [-8, 8] in float64; infinite for the zero function.
+
+    A module is evaluated on its own device.
+    """
+    tensors = [*function.parameters(), *function.buffers()] if isinstance(function, nn.Module) else []
+    z = np.linspace(-8, 8, 8001)
+    density = np.exp(-0.5 * z**2) / math.sqrt(2 * math.pi)
+    with torch.no_grad():
+        values = function(torch.from_numpy(z).to(tensors[0].device if tensors else "cpu")).double().cpu().numpy()
+    moment = float(np.trapezoid(values**2 * density, z))
+    return 1 / math.sqrt(moment) if moment > 0 else math.inf
 
 
 def load(source: Path | str) -> Activation:

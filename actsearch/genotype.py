@@ -258,6 +258,8 @@ def _print(tree: Tree) -> str:
         return f"{tree.op}({', '.join(map(_unwrapped, arguments))})"
     if "**" in spec.printed:
         arguments = [a if _is_atom(a) else f"({a})" for a in arguments]
+    if spec.printed.startswith("-"):
+        arguments = [f"({a})" if a.startswith("-") else a for a in arguments]
     if spec.printed.startswith("sigmoid({0})"):
         arguments[0] = _unwrapped(arguments[0])
     values = {name: _short(value) for name, value in tree.parameters}

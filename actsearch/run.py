@@ -197,9 +197,11 @@ class RunDirectory:
         path = self.path / "metrics.csv"
         try:
             new = not path.is_file()
-            with open(path, "a+", newline="", encoding="utf-8") as file:
-                file.seek(0)
-                header = list(row) if new else next(csv.reader(file))
+            header = list(row)
+            if not new:
+                with open(path, newline="", encoding="utf-8") as file:
+                    header = next(csv.reader(file), header)
+            with open(path, "a", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, header, extrasaction="ignore", restval="")
                 if new:
                     writer.writeheader()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from types import ModuleType
@@ -59,7 +59,7 @@ class SwapReport:
 
     replaced: list[Site] = field(default_factory=list)
     skipped: list[tuple[Site, str]] = field(default_factory=list)
-    originals: dict[str, Any] = field(default_factory=dict, repr=False)
+    originals: dict[str, Any] = field(default_factory=dict, repr=False)  # by dotted name, for unswap
 
     def __str__(self) -> str:
         lines = [f"replaced {len(self.replaced)} activation site(s)"]
@@ -75,7 +75,7 @@ Factory = Callable[[Site], nn.Module]
 
 def swap(
     model: nn.Module,
-    activation: nn.Module | Genotype | Factory,
+    activation: nn.Module | type[nn.Module] | Genotype | Factory,
     *,
     include: str | Iterable[str] = "*",
     exclude: str | Iterable[str] = (),
@@ -88,18 +88,20 @@ def swap(
 
     Args:
         model: any module.
-        activation: a Genotype (every site gets an Activation of its own), a module (every site gets this one), or a
-            factory from the Site to its new module.
+        activation: a Genotype (every site gets an Activation of its own), a module (every site gets this one), a class
+            of modules (every site gets an instance), or a factory from the Site to its new module.
         include, exclude: shell patterns of the sites' dotted names.
         gates: also replace sigmoids, which usually multiply something and are left alone.
 
     Returns a SwapReport, which `unswap` takes.
 
-    Raises SwapError if nothing was replaced.
+    Raises SwapError if nothing was replaced, or if the factory gives something else than a module; the model is then
+    untouched.
     """
     include, exclude = ((p,) if isinstance(p, str) else tuple(p) for p in (include, exclude))
     report = SwapReport()
-    replacements: dict[int, nn.Module] = {}
+    replacements: dict[int | tuple[int, str], nn.Module] = {}
+    puts: list[tuple[nn.Module, str, nn.Module]] = []
     for owner_name, owner in list(model.named_modules()):
         for attribute, value in _held(owner):
             name = f"{owner_name}.{attribute}" if owner_name else attribute
@@ -114,18 +116,24 @@ def swap(
             if reason:
                 report.skipped.append((site, reason))
                 continue
-            key = id(value) if isinstance(value, nn.Module) else id(owner) ^ hash(attribute)
+            key = id(value) if isinstance(value, nn.Module) else (id(owner), attribute)
             if key not in replacements:
                 replacements[key] = _make(activation, site)
             report.originals[name] = value
             report.replaced.append(site)
-            _put(owner, attribute, replacements[key])
+            puts.append((owner, attribute, replacements[key]))
     if not report.replaced:
         hint = f"; {len(report.skipped)} site(s) were left alone" if report.skipped else ""
         raise SwapError(
             f"no activation was replaced in {type(model).__name__}{hint}: give the model activation modules such as "
             "nn.ReLU() (functional calls in forward are not seen), or check include and exclude"
         )
+    switches = list(_fused_switches(model, {owner for owner, *_ in puts}))
+    for put in puts:
+        _put(*put)
+    for name, owner, attribute, off in switches:
+        report.originals[name] = getattr(owner, attribute)
+        setattr(owner, attribute, off)
     return report
 
 
@@ -146,6 +154,17 @@ def _held(owner: nn.Module) -> list[tuple[str, Any]]:
     return children + functions
 
 
+def _fused_switches(model: nn.Module, owners: set[nn.Module]) -> Iterator[tuple[str, nn.Module, str, object]]:
+    """What makes torch's transformers evaluate by a fused kernel that computes ReLU or GELU, whatever stands there:
+    dotted name, module, attribute, and the value that turns it off."""
+    for name, module in model.named_modules():
+        dot = f"{name}." if name else ""
+        if isinstance(module, nn.TransformerEncoderLayer) and module in owners:
+            yield f"{dot}activation_relu_or_gelu", module, "activation_relu_or_gelu", 0
+        if isinstance(module, nn.TransformerEncoder) and any(layer in owners for layer in module.layers):
+            yield f"{dot}use_nested_tensor", module, "use_nested_tensor", False
+
+
 def _is_function(value: Any) -> bool:
     try:
         return value in FUNCTIONS
@@ -157,19 +176,21 @@ def _describe(value: Any) -> str:
     return repr(value) if isinstance(value, nn.Module) else f"function {getattr(value, '__name__', value)}"
 
 
-def _make(activation: nn.Module | Genotype | Factory, site: Site) -> nn.Module:
+def _make(activation: nn.Module | type[nn.Module] | Genotype | Factory, site: Site) -> nn.Module:
     if isinstance(activation, Genotype):
         return Activation(activation)
     if isinstance(activation, nn.Module):
         return activation
-    return activation(site)
+    # A class is no factory: nn.ReLU(site) would be an in-place ReLU.
+    made = activation() if isinstance(activation, type) else activation(site)
+    if not isinstance(made, nn.Module):
+        raise SwapError(f"the factory made {type(made).__name__} for site {site.name!r}; it must make an nn.Module")
+    return made
 
 
 def _put(owner: nn.Module, attribute: str, value: Any) -> None:
-    if isinstance(value, nn.Module):
-        vars(owner).pop(attribute, None)
-    else:
-        owner._modules.pop(attribute, None)
+    if not isinstance(value, nn.Module):
+        owner._modules.pop(attribute, None)  # where there was a module, nn.Module accepts no function
     setattr(owner, attribute, value)
 
 

@@ -156,11 +156,14 @@ class MixedCell(nn.Module):
             x, self._order, ops, self._inputs, lambda *key: self.op_parameters["/".join(key)], self.space.clip
         )
 
-    def resample(self) -> None:
+    def resample(self, repeat: bool = False) -> None:
         """Draw new weights for every site, used by all forward passes until the next call or `release`.
 
-        The search calls it before each step, so that several passes of one step see the same cell.
+        The search calls it before each step, so that several passes of one step see the same cell. With `repeat` the
+        values are those of the last draw, on a new graph: a second backward pass to α needs one.
         """
+        if repeat and self._n_draws:
+            self._n_draws -= 1
         self._weights = self._draw(max(len(self.site_names), 1))
         if self._n_elements:
             self.elements.fill_(self._n_elements)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ import torch
 from scipy.optimize import brentq, minimize_scalar
 from torch import Tensor
 
-from actsearch.activation import Activation
+from actsearch.activation import Activation, second_moment_gain
 from actsearch.ops.clip import Clip
 from actsearch.report.curve import Array, Function, central_range, derivatives, finite_values, on_cpu, values
 
@@ -140,7 +139,7 @@ def facts(activation: Activation | Function, inputs: Tensor | None = None) -> Fa
         smoothness=function.genotype.smoothness if isinstance(function, Activation) else None,
         monotone=_monotone(y),
         zeros=_zeros(function, x, y),
-        gain=_gain(function),
+        gain=second_moment_gain(function),
         dead_share=_dead_share(function, recorded) if recorded.size else None,
         clipped_share=clipped_share(function, recorded) if recorded.size else None,
     )
@@ -216,9 +215,7 @@ def _slow_growth(y: Array) -> float | None:
 
 def _with_clip(activation: Activation, clip: Clip) -> Activation:
     """A copy with another clip, and the present values of its parameters."""
-    other = copy.deepcopy(activation)
-    other.genotype = dataclasses.replace(activation.genotype, clip=clip)
-    return other
+    return Activation(dataclasses.replace(activation.genotype, clip=clip))
 
 
 # -- on the range --------------------------------------------------------------------------------------------------
@@ -292,14 +289,6 @@ def _zeros(function: Function, x: Array, y: Array) -> tuple[tuple[float, float],
 def _stretches(x: Array, is_zero: np.ndarray) -> list[tuple[float, float]]:
     edges = np.flatnonzero(np.diff(np.concatenate([[False], is_zero, [False]]).astype(int)))
     return [(float(x[a]), float(x[b - 1])) for a, b in zip(edges[::2], edges[1::2], strict=True)]
-
-
-def _gain(function: Function) -> float:
-    """As `Activation.gain`, for any function and the present values of its parameters."""
-    z = np.linspace(-8, 8, 8001)
-    density = np.exp(-0.5 * z**2) / math.sqrt(2 * math.pi)
-    moment = float(np.trapezoid(values(function, z) ** 2 * density, z))
-    return 1 / math.sqrt(moment) if moment > 0 else math.inf
 
 
 # -- on the recorded inputs ----------------------------------------------------------------------------------------

@@ -179,10 +179,8 @@ def _cell_scalars(cell: CellSnapshot) -> dict[str, float]:
 
 
 def _inputs_of(cell: str, snapshot: Snapshot) -> Tensor | None:
-    """Recorded pre-activations of the sites of a cell, told by their names; of all sites if no name fits."""
-    sites = snapshot.pre_activations
-    of_cell = [v for name, v in sites.items() if name == cell or name.startswith((f"{cell}.", f"{cell}/"))]
-    chosen = of_cell or list(sites.values())
+    """Recorded pre-activations of the sites of a cell."""
+    chosen = [v for name, v in snapshot.pre_activations.items() if name in snapshot.cells[cell].sites]
     return torch.cat([v.flatten() for v in chosen]) if chosen else None
 
 

@@ -74,17 +74,7 @@ class BilevelSearch(pl.LightningModule):
         self.op_parameters: list[nn.Parameter] = [p for cell in cells.values() for p in cell.op_parameters.values()]
         self.weights: list[nn.Parameter] = [p for p in task.parameters() if p.requires_grad]
         self._check_disjoint()
-        self._drops = [
-            drop_times(
-                cell.space.n_candidates,
-                len(cell.space.slots),
-                settings.epochs if settings.shrink_unit == "epoch" else 0,
-                settings.shrink_start,
-            )
-            if settings.shrink and settings.shrink_unit == "epoch"
-            else ()
-            for cell in cells.values()
-        ]
+        self._drops: list[tuple[int, ...]] = [() for _ in cells]
         # Counters live in buffers: they are part of every checkpoint.
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("epochs_done", torch.zeros((), dtype=torch.int64))
@@ -249,7 +239,7 @@ class BilevelSearch(pl.LightningModule):
     ) -> bool:
         """Add the gradients to those of the step, and apply them when it is `full`; whether an optimiser stepped."""
         if not bool(loss.isfinite()):
-            self._skip(level, f"the loss is {float(loss)}", batch, index)
+            self._skip(level, f"the loss is {float(loss.detach())}", batch, index)
         else:
             self._add(f"loss/{level}", loss.detach())
             for p, g in zip(parameters, gradients, strict=True):
@@ -283,14 +273,17 @@ class BilevelSearch(pl.LightningModule):
         try:
             inner = self._gradients(self._loss(train_batch, index, None), weights)
             put(inner, -xi)
+            self._resample(repeat=True)
             loss = self._loss(batch, index, "arch")
             both = self._gradients(loss + self._anchor(), [*parameters, *weights])
             direct, v = both[: len(parameters)], both[len(parameters) :]
             norm = torch.nn.utils.get_total_norm([d for d in v if d is not None])
             epsilon = 0.01 / max(float(norm), 1e-12)
             put(v, epsilon)
+            self._resample(repeat=True)
             above = self._gradients(self._loss(train_batch, index, None), parameters)
             put(v, -epsilon)
+            self._resample(repeat=True)
             below = self._gradients(self._loss(train_batch, index, None), parameters)
         finally:
             put([None] * len(weights), 0.0)
@@ -333,9 +326,9 @@ class BilevelSearch(pl.LightningModule):
         for cell in self._cells():
             cell.mode = mode
 
-    def _resample(self) -> None:
+    def _resample(self, repeat: bool = False) -> None:
         for cell in self._cells():
-            cell.resample()
+            cell.resample(repeat)
 
     @property
     def _warming(self) -> bool:
@@ -369,15 +362,16 @@ class BilevelSearch(pl.LightningModule):
     def on_fit_start(self) -> None:
         if self.trainer.precision in ("16-mixed", "16-true"):
             raise SettingsError("float16 needs loss scaling, which two levels do not share; use precision bf16-mixed")
-        if self.settings.shrink_unit == "step" and self.settings.shrink:
-            length = int(self.trainer.num_training_batches) * self.settings.epochs
-            self._drops = [
-                drop_times(c.space.n_candidates, len(c.space.slots), length, self.settings.shrink_start)
-                for c in self._cells()
-            ]
 
     def on_train_start(self) -> None:
         self._n_steps = int(self.steps)
+        s = self.settings
+        length = s.epochs if s.shrink_unit == "epoch" else int(self.trainer.num_training_batches) * s.epochs
+        if s.shrink:
+            self._drops = [
+                drop_times(cell.space.n_candidates, len(cell.space.slots), length, s.shrink_start)
+                for cell in self._cells()
+            ]
         # Not earlier: the trainer clears gradients before this hook.
         for name, parameter in self.named_parameters():
             if name in self._pending_gradients:
@@ -395,10 +389,9 @@ class BilevelSearch(pl.LightningModule):
         if int(self.epochs_done) >= epoch:  # resumed from a checkpoint written after this was done
             return
         self._forward_hook("on_train_epoch_end")
-        phase = self.phase
         if self.settings.shrink_unit == "epoch":
             self._shrink(epoch)
-        snapshot = self.measure(epoch, phase)
+        snapshot = self.measure(epoch)
         self._step_schedulers("epoch", snapshot.metrics)
         self.epochs_done.fill_(epoch)
         self._sums.clear()
@@ -445,7 +438,7 @@ class BilevelSearch(pl.LightningModule):
                 n += 1
         return total / n if n else float("nan")
 
-    def measure(self, epoch: int, phase: str | None = None) -> Snapshot:
+    def measure(self, epoch: int) -> Snapshot:
         """Everything that there is to tell at the end of `epoch`."""
         seed_all(self.settings.seed, epoch, -1)
         pre_activations: dict[str, Tensor] = {}
@@ -467,7 +460,7 @@ class BilevelSearch(pl.LightningModule):
             epoch=epoch,
             epochs=self.settings.epochs,
             step=self._n_steps,
-            phase=phase or self.phase,
+            phase=self.phase,
             cells={
                 name: snapshot_cell(cell, torch.cat(sites[name]).to(cell.draws.device) if sites[name] else None)
                 for name, cell in zip(self.cells, self._cells(), strict=True)

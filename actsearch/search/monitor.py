@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ class CellSnapshot:
         survivors: ids by slot.
         genotype: the discrete cell at this moment.
         op_parameters: values by `slot/op/name`.
+        sites: names of the activation sites that share it.
         clip_hits: share of the elements beyond the clip's limit by `slot/op`, over the recorded pre-activations.
     """
 
@@ -35,14 +37,12 @@ class CellSnapshot:
     genotype: Genotype
     op_parameters: Mapping[str, float]
     clip_hits: Mapping[str, float]
+    sites: tuple[str, ...] = ()
 
     @property
     def entropy(self) -> dict[str, float]:
         """Entropy of every slot in nats: log n when undecided, 0 when one candidate is certain."""
-        return {
-            slot: -sum(p * float(torch.tensor(p).log()) for p in ps.values() if p > 0)
-            for slot, ps in self.probabilities.items()
-        }
+        return {slot: sum(-p * math.log(p) for p in ps.values() if p > 0) for slot, ps in self.probabilities.items()}
 
     @property
     def margin(self) -> dict[str, float]:
@@ -98,6 +98,7 @@ def snapshot_cell(cell: MixedCell, pre_activations: Tensor | None) -> CellSnapsh
         survivors=cell.survivors,
         genotype=cell.genotype(),
         op_parameters={key: float(value.detach()) for key, value in cell.op_parameters.items()},
+        sites=tuple(cell.site_names),
         clip_hits={} if pre_activations is None else clip_hits(cell, pre_activations),
     )
 

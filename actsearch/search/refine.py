@@ -77,8 +77,8 @@ def refine(
     for restart in range(settings.restarts):
         scorer.limit = math.ceil(settings.evaluations * (restart + 1) / settings.restarts)
         origin = start if restart == 0 else _random_ops(space, seed + restart)
-        found, loss = _descend(space, origin, scorer, settings.width)
-        if loss < best_loss:
+        found, loss = _descend(space, origin, scorer, settings.width, settings.tolerance)
+        if loss < best_loss * (1 - settings.tolerance):
             best, best_loss = found, loss
     return Refinement(dict(best), best_loss, start_loss, scorer.evaluations)
 
@@ -87,7 +87,9 @@ def _random_ops(space: SearchSpace, seed: int) -> dict[str, str]:
     return {name: choice.op for name, choice in space.random(seed).slots.items()}
 
 
-def _descend(space: SearchSpace, start: Ops, score: _Scorer, width: int) -> tuple[dict[str, str], float]:
+def _descend(
+    space: SearchSpace, start: Ops, score: _Scorer, width: int, tolerance: float
+) -> tuple[dict[str, str], float]:
     """Slot by slot the best candidate until none helps, then pairs of the best of each slot, and over again."""
     best, loss = dict(start), math.inf
 
@@ -96,7 +98,8 @@ def _descend(space: SearchSpace, start: Ops, score: _Scorer, width: int) -> tupl
         if not space.admits(ops):
             return math.inf
         value = score(ops)
-        if value < loss:
+        # Smaller gains than the tolerance are noise of the shared weights, and cost simplicity.
+        if value < loss * (1 - tolerance):
             best, loss = ops, value
         return value
 

@@ -21,6 +21,7 @@ class RefineSettings:
         batches: validation batches that make up one measurement, the same for all functions.
         restarts: starting points: the searched function, then random functions of the space; the best result is kept.
         width: how many of the best candidates of each slot are tried in pairs once no single change helps.
+        tolerance: a change must lower the loss by more than this share of it.
     """
 
     enabled: bool = True
@@ -28,12 +29,15 @@ class RefineSettings:
     batches: int = 4
     restarts: int = 1
     width: int = 4
+    tolerance: float = 0.01
 
     def __post_init__(self) -> None:
         _at_least("refine.evaluations", self.evaluations, 1)
         _at_least("refine.batches", self.batches, 1)
         _at_least("refine.restarts", self.restarts, 1)
         _at_least("refine.width", self.width, 1)
+        if not (_is_number(self.tolerance) and 0 <= self.tolerance < 1):
+            raise SettingsError(f"refine.tolerance must be from 0 to below 1, not {self.tolerance!r}")
 
 
 @dataclass

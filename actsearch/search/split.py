@@ -25,22 +25,26 @@ def split(
         raise TaskError(f"a training set of {n} example(s) cannot be split into {1 - fraction:.0%} and {fraction:.0%}")
     generator = np.random.default_rng([seed, n])
     order = generator.permutation(n)
-    if labels is not None:
-        # Sort by the rank within the class, relative to the class's size: any prefix is then stratified.
+    chosen = np.zeros(n, dtype=bool)
+    if labels is None:
+        chosen[order[:size]] = True
+    else:
         classes, counts = np.unique(labels, return_counts=True)
-        rank = np.empty(n)
-        for value, count in zip(classes, counts, strict=True):
-            members = order[labels[order] == value]
-            rank[members] = (np.arange(count) + generator.random()) / count
-        order = np.argsort(rank, kind="stable")
-    return np.sort(order[size:]), np.sort(order[:size])
+        # Largest remainders, with ties broken at random: each class gets its share rounded down or up.
+        quotas, remainders = np.divmod(counts * size, n)
+        tie_break = generator.permutation(len(classes))
+        up = np.lexsort((tie_break, -remainders))[: size - quotas.sum()]
+        quotas[up] += 1
+        for value, quota in zip(classes, quotas, strict=True):
+            chosen[order[labels[order] == value][:quota]] = True
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
 def labels_of(dataset: Any) -> NDArray[np.int64] | None:
     """Class labels of a dataset that names them (`targets`, `labels`, or whole numbers as a TensorDataset's last)."""
     for attribute in ("targets", "labels", "train_targets"):
         labels = getattr(dataset, attribute, None)
-        if labels is not None and len(labels) == len(dataset):
+        if hasattr(labels, "__len__") and len(labels) == len(dataset):
             return _whole(labels)
     tensors = getattr(dataset, "tensors", None)
     return _whole(tensors[-1]) if tensors else None
