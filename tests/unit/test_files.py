@@ -111,7 +111,7 @@ def test_a_named_file_is_found_by_name_and_by_path() -> None:
     assert named_files("no_such_folder") == {}
     with pytest.raises(UnknownNameError, match="unknown search space 'grfs'; did you mean 'grafs'"):
         find_named("search space", "search_spaces", "grfs")
-    with pytest.raises(UnknownNameError, match="unknown search space file 'a.yaml'"):
+    with pytest.raises(UnknownNameError, match=r"unknown search space file 'a\.yaml'"):
         find_named("search space", "search_spaces", Path("a.yaml"))
 
 
