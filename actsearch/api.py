@@ -191,8 +191,6 @@ def _run(
         }
     )
     trainer.fit(bilevel, train_dataloaders=pairs, ckpt_path=checkpoint, weights_only=True)
-    if trainer.interrupted:
-        raise RunError(f"interrupted; continue with: python -m actsearch search --resume {run.path}")
     snapshot = last[-1] if last else bilevel.measure(settings.epochs)
     genotypes, refinements = _finish(bilevel, space, settings, run)
     for observer in observers:

@@ -161,7 +161,7 @@ def compare(
     if not seeds or epochs < 1:
         raise SettingsError("a comparison needs at least one seed and one epoch")
     path = Path(directory) / "comparison.csv"
-    known = _read(path, contestants)
+    known = _read(path, contestants, epochs)
     results: list[Result] = []
     # Seeds outermost: a comparison that is cut short still has complete pairs.
     for seed in seeds:
@@ -171,7 +171,7 @@ def compare(
                 seed_all(seed)
                 value, metric, seconds = _retrain(build_task(), datamodule, genotype, seed, epochs, trainer, metric)
                 result = Result(name, seed, value, seconds)
-                _append(path, result, genotype)
+                _append(path, result, _fingerprint(genotype, epochs))
             if report is not None:
                 report(result)
             results.append(result)
@@ -288,7 +288,7 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return corrected
 
 
-def _read(path: Path, contestants: Mapping[str, Genotype]) -> dict[tuple[str, int], Result]:
+def _read(path: Path, contestants: Mapping[str, Genotype], epochs: int) -> dict[tuple[str, int], Result]:
     """Results on disk of these contestants; a line cut off by a kill is left out."""
     if not path.is_file():
         return {}
@@ -297,16 +297,17 @@ def _read(path: Path, contestants: Mapping[str, Genotype]) -> dict[tuple[str, in
         for line in csv.DictReader(file):
             if None in line.values() or line["activation"] not in contestants:
                 continue
-            if line["hash"] != _fingerprint(contestants[line["activation"]]):
+            if line["hash"] != _fingerprint(contestants[line["activation"]], epochs):
                 raise RunError(
-                    f"{path} holds results of another function named {line['activation']!r}; use a new folder"
+                    f"{path} holds results of another function named {line['activation']!r}, or after another number of "
+                    "epochs; use a new folder"
                 )
             result = Result(line["activation"], int(line["seed"]), float(line["value"]), float(line["train_seconds"]))
             known[result.activation, result.seed] = result
     return known
 
 
-def _append(path: Path, result: Result, genotype: Genotype) -> None:
+def _append(path: Path, result: Result, fingerprint: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         new = not path.is_file()
@@ -320,15 +321,15 @@ def _append(path: Path, result: Result, genotype: Genotype) -> None:
                     result.seed,
                     repr(result.value),
                     f"{result.train_seconds:.3f}",
-                    _fingerprint(genotype),
+                    fingerprint,
                 ]
             )
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from None
 
 
-def _fingerprint(genotype: Genotype) -> str:
-    return f"{genotype.formula} | {genotype.clip.kind} {genotype.clip.limit:g}"
+def _fingerprint(genotype: Genotype, epochs: int) -> str:
+    return f"{genotype.formula} | {genotype.clip.kind} {genotype.clip.limit:g} | {epochs} epochs"
 
 
 def _plain(value: Any) -> Any:

@@ -36,8 +36,8 @@ from actsearch.session import quiet_lightning
 from actsearch.space import SearchSpace
 from actsearch.tasks.planted import TEACHERS, Planted
 
-# The published cell with all published candidates and the older ones, sin among them. ReLU² of N(0, 1) passes 25 once in
-# three million; clipped at the published 10 the nearest function of the space is at a distance of 0.060 from it.
+# The published cell with all published candidates and the older ones, sin among them. ReLU² of N(0, 1) passes 25 once
+# in three million; clipped at the published 10 it would be at a distance of 0.060 from itself.
 CLIP = {"kind": "hard", "limit": 25.0}
 SETTINGS: dict[str, dict[str, Any]] = {
     "a": {"epochs": 12, "alpha_lr": 0.05, "warm_epochs": 0, "refine": {"evaluations": 1500, "restarts": 4}},
