@@ -299,8 +299,8 @@ def _read(path: Path, contestants: Mapping[str, Genotype], epochs: int) -> dict[
                 continue
             if line["hash"] != _fingerprint(contestants[line["activation"]], epochs):
                 raise RunError(
-                    f"{path} holds results of another function named {line['activation']!r}, or after another number of "
-                    "epochs; use a new folder"
+                    f"{path} holds results of another function named {line['activation']!r}, or after another "
+                    "number of epochs; use a new folder"
                 )
             result = Result(line["activation"], int(line["seed"]), float(line["value"]), float(line["train_seconds"]))
             known[result.activation, result.seed] = result
