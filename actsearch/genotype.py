@@ -141,7 +141,7 @@ class Genotype:
 
     def to_latex(self) -> str:
         """The expression in LaTeX."""
-        return sympy.latex(self.expression())
+        return sympy.latex(rounded(self.expression()))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that `from_dict` reads back."""
@@ -238,6 +238,11 @@ def _names(value: Any) -> tuple[str, ...]:
 
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
+
+
+def rounded(expression: sympy.Expr, digits: int = 6) -> sympy.Expr:
+    """`expression` with its floating-point numbers rounded, for people to read."""
+    return expression.xreplace({number: sympy.Float(number, digits) for number in expression.atoms(sympy.Float)})
 
 
 def _to_sympy(tree: Tree, x: sympy.Symbol) -> sympy.Expr:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from actsearch.ops.guard import SATURATED, limit, power_bound
-from actsearch.ops.spec import OpParameter, OpSpec, registry
+from actsearch.ops.spec import OpParameter, registrar
 from actsearch.ops.unary import GRAFS, RAMACHANDRAN
 
 DIVISOR_OFFSET = 1e-3  # the ε of x1 / (x2 + ε), and the least |x2 + ε|
@@ -66,13 +63,8 @@ def exp_sq_diff(x1: Tensor, x2: Tensor) -> Tensor:
     return (-difference.clamp(-SATURATED, SATURATED).square()).exp()
 
 
-def _grafs(op: str, function: Callable[..., Tensor], formula: str, **facts: Any) -> None:
-    registry.register(OpSpec(op, 2, function, formula, GRAFS, groups=frozenset({"grafs"}), **facts))
-
-
-def _literature(op: str, function: Callable[..., Tensor], formula: str, **facts: Any) -> None:
-    registry.register(OpSpec(op, 2, function, formula, RAMACHANDRAN, groups=frozenset({"literature"}), **facts))
-
+_grafs = registrar(2, "grafs", GRAFS)
+_literature = registrar(2, "literature", RAMACHANDRAN)
 
 _grafs("add", add, "x1 + x2", printed="({0} + {1})", commutative=True, exact_within=_LINEAR)
 _grafs("sub", sub, "x1 - x2", printed="({0} - {1})", exact_within=_LINEAR)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -165,6 +165,16 @@ class Registry(Mapping[str, OpSpec]):
 
 
 registry = Registry()
+
+
+def registrar(arity: int, group: str, reference: str) -> Callable[..., OpSpec]:
+    """A function `(id, function, formula, **facts)` that registers operations of one arity, group and reference."""
+
+    def register(op: str, function: Callable[..., Tensor], formula: str, **facts: Any) -> OpSpec:
+        spec = OpSpec(op, arity, function, formula, reference, groups=frozenset({group}), **facts)
+        return registry.register(spec)
+
+    return register
 
 
 def _registered(op: str) -> OpSpec:

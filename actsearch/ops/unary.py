@@ -7,15 +7,13 @@ Activation Functions", arXiv 1710.05941.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from actsearch.ops.guard import SATURATED, exponential_bound, limit, power_bound
-from actsearch.ops.spec import OpParameter, OpSpec, registry
+from actsearch.ops.spec import OpParameter, registrar
 
 GRAFS = "Strack et al. 2024, arXiv 2408.06820"
 RAMACHANDRAN = "Ramachandran et al. 2017, arXiv 1710.05941"
@@ -128,13 +126,8 @@ def gauss(x: Tensor) -> Tensor:
     return (-x.clamp(-SATURATED, SATURATED).square()).exp()
 
 
-def _grafs(op: str, function: Callable[..., Tensor], formula: str, **facts: Any) -> None:
-    registry.register(OpSpec(op, 1, function, formula, GRAFS, groups=frozenset({"grafs"}), **facts))
-
-
-def _literature(op: str, function: Callable[..., Tensor], formula: str, **facts: Any) -> None:
-    registry.register(OpSpec(op, 1, function, formula, RAMACHANDRAN, groups=frozenset({"literature"}), **facts))
-
+_grafs = registrar(1, "grafs", GRAFS)
+_literature = registrar(1, "literature", RAMACHANDRAN)
 
 _grafs(
     "identity", identity, "x", printed="{0}", monotonic="increasing", contracting=True, projection=True, complexity=0

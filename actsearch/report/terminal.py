@@ -15,7 +15,7 @@ from rich.text import Text
 from torch import Tensor
 
 from actsearch.activation import Activation
-from actsearch.genotype import Genotype
+from actsearch.genotype import Genotype, rounded
 from actsearch.report.facts import facts
 
 LONGEST = 400  # characters of a printed derivative
@@ -99,7 +99,7 @@ def derivative_text(genotype: Genotype) -> str:
     n_operations = int(sympy.count_ops(expression))
     if n_operations > MOST_OPERATIONS:
         return f"(not derived: the formula has {n_operations} operations)"
-    derivative = str(sympy.factor_terms(sympy.diff(expression, x)))
+    derivative = str(rounded(sympy.factor_terms(sympy.diff(expression, x))))
     if len(derivative) > LONGEST:
         return f"(too long to show: {len(derivative)} characters)"
     return derivative

@@ -20,15 +20,16 @@ import actsearch._torchvision  # noqa: F401
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from actsearch.cell.mixed import MixedCell
 from actsearch.errors import NonFiniteError, SettingsError, TaskError
 from actsearch.search.monitor import Observer, Snapshot, locate_non_finite, recorded_inputs, snapshot_cell
+from actsearch.search.optimizers import all_reduce_mean, one_optimizer
 from actsearch.search.schedule import drop_times
 from actsearch.search.settings import SearchSettings
+from actsearch.search.statistics import batch_statistics, frozen_statistics
 from actsearch.seeds import seed_all
 
 Parameters = Sequence[nn.Parameter]
@@ -108,7 +109,7 @@ class BilevelSearch(pl.LightningModule):
         optimizers: dict[str, Optimizer] = {}
         schedulers: list[Any] = []
         if self.weights:
-            optimizers["weights"], schedulers = _one_optimizer(self.task.configure_optimizers())
+            optimizers["weights"], schedulers = one_optimizer(self.task.configure_optimizers())
             upper = {id(p) for p in (*self.alphas, *self.op_parameters)}
             if any(id(p) in upper for group in optimizers["weights"].param_groups for p in group["params"]):
                 raise TaskError("the task's optimizer holds α or op parameters; give it the task's own parameters only")
@@ -134,7 +135,7 @@ class BilevelSearch(pl.LightningModule):
         for p in with_gradient:
             assert p.grad is not None
             p.grad /= s.accumulate
-        self._all_reduce_mean([p.grad for p in with_gradient if p.grad is not None])
+        all_reduce_mean([p.grad for p in with_gradient if p.grad is not None])
         norm = torch.nn.utils.get_total_norm([p.grad for p in with_gradient if p.grad is not None])
         finite = bool(norm.isfinite())
         if finite:
@@ -146,17 +147,6 @@ class BilevelSearch(pl.LightningModule):
         for p in parameters:
             p.grad = None
         return finite
-
-    @staticmethod
-    def _all_reduce_mean(gradients: Sequence[Tensor]) -> None:
-        """Mean over processes, in one flat message; backward-by-grad does not go through Lightning's DDP."""
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()) or not gradients:
-            return
-        flat = torch.cat([g.flatten() for g in gradients])
-        torch.distributed.all_reduce(flat)
-        flat /= torch.distributed.get_world_size()
-        for g, reduced in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-            g.copy_(reduced.view_as(g))
 
     # -- one step --------------------------------------------------------------------------------------------------
 
@@ -552,42 +542,6 @@ class BilevelSearch(pl.LightningModule):
         self._seconds = float(state["seconds"])
 
 
-# -- contexts ------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Within it, batch normalisation uses the statistics of the batch and leaves its running ones as they are."""
-    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    momenta = [m.momentum for m in layers]
-    counts = [None if m.num_batches_tracked is None else m.num_batches_tracked.clone() for m in layers]
-    for m in layers:
-        m.momentum = 0.0
-    try:
-        yield
-    finally:
-        for m, momentum, count in zip(layers, momenta, counts, strict=True):
-            m.momentum = momentum
-            if count is not None and m.num_batches_tracked is not None:
-                m.num_batches_tracked.copy_(count)
-
-
-@contextmanager
-def batch_statistics(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, but with the statistics of the batch in batch normalisation; modes are restored."""
-    modes = {m: m.training for m in model.modules()}
-    model.eval()
-    for m in modes:
-        if isinstance(m, _BatchNorm):
-            m.train()
-    try:
-        with frozen_statistics(model):
-            yield
-    finally:
-        for m, mode in modes.items():
-            m.training = mode
-
-
 @contextmanager
 def _constant(parameters: set[nn.Parameter]) -> Iterator[None]:
     """Within it, the parameters need no gradient, so nothing is kept or computed for them."""
@@ -611,24 +565,3 @@ def _all(contexts: Iterable[Any]) -> Iterator[None]:
         for context in contexts:
             stack.enter_context(context)
         yield
-
-
-def _one_optimizer(configured: Any) -> tuple[Optimizer, list[Any]]:
-    """The optimiser and the scheduler configurations in what a `configure_optimizers` returned. Raises TaskError."""
-    schedulers: list[Any] = []
-    if isinstance(configured, tuple) and len(configured) == 2 and isinstance(configured[0], list | tuple):
-        configured, found = configured
-        schedulers = list(found) if isinstance(found, list | tuple) else [found]
-    if isinstance(configured, list | tuple):
-        if len(configured) != 1:
-            raise TaskError(f"configure_optimizers gives {len(configured)} optimizers; a search can drive one")
-        configured = configured[0]
-    if isinstance(configured, Mapping):
-        if configured.get("lr_scheduler") is not None:
-            schedulers.append(configured["lr_scheduler"])
-        configured = configured.get("optimizer")
-    if not isinstance(configured, Optimizer):
-        raise TaskError("configure_optimizers returns no optimizer; a search needs one for the weights")
-    return configured, [
-        dict(s) if isinstance(s, Mapping) else {"scheduler": s, "interval": "epoch"} for s in schedulers
-    ]
