@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from actsearch.genotype import Choice, Genotype
 from actsearch.ops.graph import evaluate
-
-HALF = (torch.float16, torch.bfloat16)
+from actsearch.ops.guard import HALF
 
 
 class Activation(nn.Module):

@@ -18,12 +18,12 @@ from actsearch.cell.table import POINTS, TableEvaluator
 from actsearch.errors import SettingsError, SpaceError, unknown_name
 from actsearch.genotype import Genotype
 from actsearch.ops.graph import evaluate
+from actsearch.ops.guard import HALF
 from actsearch.ops.spec import registry
 from actsearch.seeds import mix_seed
 from actsearch.space import SearchSpace
 
 EvaluatorName = Literal["auto", "table", "dense"]
-HALF = (torch.float16, torch.bfloat16)
 
 
 class _Masks(nn.Module):
@@ -45,7 +45,8 @@ class MixedSite(nn.Module):
         self.name = name
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.cell(x, self.index)
+        # The network's train() and eval() reach the site, not the cell.
+        return self.cell(x, self.index, self.training)
 
     def extra_repr(self) -> str:
         return f"{self.name!r}, site {self.index} of {self.cell.space.name}"
@@ -54,8 +55,8 @@ class MixedSite(nn.Module):
 class MixedCell(nn.Module):
     """The relaxed cell of a search space, shared by any number of activation sites.
 
-    `forward(x, site)` takes a tensor of any shape and returns one of the same shape and dtype; half precision is
-    computed in float32. In training mode the weights of a slot are draws of the relaxation, one for every site
+    `forward(x, site, sampled)` takes a tensor of any shape and returns one of the same shape and dtype; half precision
+    is computed in float32. In training mode the weights of a slot are draws of the relaxation, one for every site
     (the published variance reduction); in evaluation mode they are their means. What it computes is decided by `mode`:
 
     - `mixed`: the mixture.
@@ -123,7 +124,7 @@ class MixedCell(nn.Module):
         self._n_elements = 0
         self._refresh()
         # As a hook it also runs when the cell is loaded as part of a larger module.
-        self.register_load_state_dict_post_hook(lambda module, keys: module._refresh())
+        self.register_load_state_dict_post_hook(_refresh_after_load)
 
     # -- sites ---------------------------------------------------------------------------------------------------
 
@@ -134,16 +135,17 @@ class MixedCell(nn.Module):
 
     # -- evaluation ----------------------------------------------------------------------------------------------
 
-    def forward(self, x: Tensor, site: int = 0) -> Tensor:
+    def forward(self, x: Tensor, site: int = 0, sampled: bool | None = None) -> Tensor:
         if x.dtype in HALF:
-            return self.forward(x.float(), site).to(x.dtype)
+            return self.forward(x.float(), site, sampled).to(x.dtype)
         if self.mode == "warm":
             return registry[self.warm].function(x)
         if self.mode == "discrete" or self.is_discrete:
             return self._evaluate_choice(x, self._choice or self.choice())
         parameters = dict(self.op_parameters.items())
-        if self._weights is None:
-            return self._dense(x, {slot: w[0] for slot, w in self._draw(1).items()}, parameters)
+        sampled = self.training if sampled is None else sampled
+        if self._weights is None or not sampled:
+            return self._dense(x, {slot: w[0] for slot, w in self._draw(1, sampled).items()}, parameters)
         self._n_elements += x.numel()
         weights = {slot: w[site] for slot, w in self._weights.items()}
         if self._tables is None or x.dtype != torch.float32:
@@ -164,7 +166,7 @@ class MixedCell(nn.Module):
         """
         if repeat and self._n_draws:
             self._n_draws -= 1
-        self._weights = self._draw(max(len(self.site_names), 1))
+        self._weights = self._draw(max(len(self.site_names), 1), self.training)
         if self._n_elements:
             self.elements.fill_(self._n_elements)
             self._last_elements, self._n_elements = self._n_elements, 0
@@ -183,10 +185,10 @@ class MixedCell(nn.Module):
             return False
         return self.evaluator == "table" or self._last_elements > 2 * POINTS * max(len(self.site_names), 1)
 
-    def _draw(self, n: int) -> dict[str, Tensor]:
+    def _draw(self, n: int, sampled: bool) -> dict[str, Tensor]:
         device = self.draws.device
         with torch.autocast(device.type, enabled=False):
-            if not (self.training and self.relaxation.stochastic):
+            if not (sampled and self.relaxation.stochastic):
                 return {
                     slot: self.relaxation.expected(self._surviving_alpha(slot)).expand(n, -1)
                     for slot in self._survivors
@@ -316,5 +318,13 @@ class MixedCell(nn.Module):
         self._n_draws = int(self.draws)
         self._last_elements = int(self.elements)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles, which cannot hold the graph of a draw."""
+        return {**self.__dict__, "_weights": None, "_tables": None}
+
     def extra_repr(self) -> str:
         return f"{self.space.name}, {self.n_survivors} candidates, {len(self.site_names)} sites, {self.mode}"
+
+
+def _refresh_after_load(cell: Any, incompatible_keys: Any) -> None:
+    cell._refresh()

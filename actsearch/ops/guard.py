@@ -14,6 +14,9 @@ from torch import Tensor
 
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.bfloat16, torch.float32, torch.float64)}
 
+# Computed in float32 and rounded once.
+HALF = (torch.float16, torch.bfloat16)
+
 # exp(-SATURATED²) and every sigmoid-like tail are exactly 0 in float64 beyond it.
 SATURATED = 28.0
 

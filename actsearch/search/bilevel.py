@@ -83,7 +83,6 @@ class BilevelSearch(pl.LightningModule):
         self._n_steps = 0
         self._pending_gradients: dict[str, Tensor] = {}
         self._sums: dict[str, list[Any]] = {}
-        self._recorder: dict[str, list[Any]] | None = None
         self._takes_index = len(inspect.signature(task.training_step).parameters) > 1
         self._seconds = 0.0
 
@@ -260,8 +259,13 @@ class BilevelSearch(pl.LightningModule):
                     w.copy_(original if d is None else original + scale * d)
             torch.clear_autocast_cache()  # it would hand out casts of the old weights
 
+        def train_loss() -> Tensor:
+            # The difference of two of them is divided by a small number: they must see the same dropout.
+            seed_all(self.settings.seed, self.current_epoch, index, 1)
+            return self._loss(train_batch, index, None)
+
         try:
-            inner = self._gradients(self._loss(train_batch, index, None), weights)
+            inner = self._gradients(train_loss(), weights)
             put(inner, -xi)
             self._resample(repeat=True)
             loss = self._loss(batch, index, "arch")
@@ -271,10 +275,10 @@ class BilevelSearch(pl.LightningModule):
             epsilon = 0.01 / max(float(norm), 1e-12)
             put(v, epsilon)
             self._resample(repeat=True)
-            above = self._gradients(self._loss(train_batch, index, None), parameters)
+            above = self._gradients(train_loss(), parameters)
             put(v, -epsilon)
             self._resample(repeat=True)
-            below = self._gradients(self._loss(train_batch, index, None), parameters)
+            below = self._gradients(train_loss(), parameters)
         finally:
             put([None] * len(weights), 0.0)
         zero = [torch.zeros_like(p) for p in parameters]

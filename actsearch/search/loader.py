@@ -6,20 +6,34 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+)
 
 from actsearch.errors import TaskError
 from actsearch.seeds import mix_seed, seed_all
 
+# Tells the orders of the two parts apart.
+_STREAM = {"weights": 0, "arch": 1}
+
 
 class _Seeded(Dataset[Any]):
-    """A dataset whose random augmentation of a batch depends on the batch alone, in any process."""
+    """A dataset whose random augmentation depends on the batch's place in the epoch alone, in any process.
+
+    It is asked for [place, *positions].
+    """
 
     def __init__(self, dataset: Any, seed: int) -> None:
         self._dataset, self._seed = dataset, seed
 
-    def __getitems__(self, indices: list[int]) -> Any:
-        seed_all(self._seed, indices[0])
+    def __getitems__(self, keyed: list[int]) -> Any:
+        place, *indices = keyed
+        seed_all(self._seed, place)
         if hasattr(self._dataset, "__getitems__"):
             return self._dataset.__getitems__(indices)
         return [self._dataset[i] for i in indices]
@@ -71,12 +85,12 @@ class PairLoader:
     def _order(self, part: str, epoch: int, turn: int) -> list[list[int]]:
         """Batches of dataset positions of one pass over a part."""
         indices = self._parts[part]
-        generator = torch.Generator().manual_seed(mix_seed(self._seed, epoch, turn, len(part)))
+        generator = torch.Generator().manual_seed(mix_seed(self._seed, epoch, turn, _STREAM[part]))
         shuffled = indices[torch.randperm(len(indices), generator=generator)]
         shuffled = shuffled[: len(shuffled) // self._world * self._world][self._rank :: self._world]
         size = self._template.batch_size
         assert size is not None
-        batches = [batch.tolist() for batch in shuffled.split(size)]
+        batches = [batch.tolist() for batch in shuffled.split(size) if len(batch)]
         # A last batch of one breaks batch normalisation; a short one is kept unless the user drops it.
         short = len(batches) > 1 and len(batches[-1]) < (size if self._template.drop_last else 2)
         return batches[:-1] if short else batches
@@ -93,20 +107,20 @@ class PairLoader:
             arch += self._order("arch", epoch, turn)
             turn += 1
         pairs = zip(
-            self._batches(orders[start:], epoch, 0), self._batches(arch[start : len(orders)], epoch, 1), strict=True
+            self._batches(orders, start, epoch, 0), self._batches(arch[: len(orders)], start, epoch, 1), strict=True
         )
         for weights, alpha in pairs:
             self._position += 1
             yield {"weights": weights, "arch": alpha}
         self._position = 0
 
-    def _batches(self, order: list[list[int]], epoch: int, part: int) -> DataLoader[Any]:
+    def _batches(self, order: list[list[int]], start: int, epoch: int, part: int) -> DataLoader[Any]:
         template = self._template
         # DataLoader draws a base seed at every iteration; not from the global generator.
         generator = torch.Generator().manual_seed(mix_seed(self._seed, epoch, part))
         return DataLoader(
             _Seeded(template.dataset, mix_seed(self._seed, epoch, part)),
-            batch_sampler=order,
+            batch_sampler=[[place, *batch] for place, batch in enumerate(order)][start:],
             num_workers=template.num_workers,
             collate_fn=template.collate_fn,
             pin_memory=template.pin_memory,
@@ -131,5 +145,10 @@ def check_template(loader: Any) -> None:
         )
     if isinstance(loader.dataset, IterableDataset) or not hasattr(loader.dataset, "__len__"):
         raise TaskError("the training data is a stream and cannot be split 75/25; give a dataset with a length")
+    if not isinstance(loader.sampler, SequentialSampler | RandomSampler | DistributedSampler):
+        raise TaskError(
+            f"the training DataLoader's {type(loader.sampler).__name__} cannot be kept when its dataset is split; "
+            "use shuffle=True, and weight examples in the loss"
+        )
     if loader.batch_size is None:
         raise TaskError("the training DataLoader must batch by batch_size, so that its two parts can be batched alike")

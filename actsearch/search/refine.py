@@ -78,9 +78,14 @@ def refine(
         scorer.limit = math.ceil(settings.evaluations * (restart + 1) / settings.restarts)
         origin = start if restart == 0 else _random_ops(space, seed + restart)
         found, loss = _descend(space, origin, scorer, settings.width, settings.tolerance)
-        if loss < best_loss * (1 - settings.tolerance):
+        if _lower(loss, best_loss, settings.tolerance):
             best, best_loss = found, loss
     return Refinement(dict(best), best_loss, start_loss, scorer.evaluations)
+
+
+def _lower(loss: float, than: float, tolerance: float) -> bool:
+    """Whether `loss` is lower by more than a share `tolerance` of what it is compared with."""
+    return loss < than if math.isinf(than) else than - loss > tolerance * abs(than)
 
 
 def _random_ops(space: SearchSpace, seed: int) -> dict[str, str]:
@@ -99,7 +104,7 @@ def _descend(
             return math.inf
         value = score(ops)
         # Smaller gains than the tolerance are noise of the shared weights, and cost simplicity.
-        if value < loss * (1 - tolerance):
+        if _lower(value, loss, tolerance):
             best, loss = ops, value
         return value
 

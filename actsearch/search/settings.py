@@ -107,6 +107,15 @@ class SearchSettings:
         _at_least("warm_epochs", self.warm_epochs, 0)
         _at_least("max_skipped", self.max_skipped, 0)
         _at_least("shrink_start", self.shrink_start, 1)
+        if self.warm_steps is not None:
+            _at_least("warm_steps", self.warm_steps, 0)
+        if not isinstance(self.shrink, bool):
+            raise SettingsError(f"shrink must be true or false, not {self.shrink!r}")
+        if not isinstance(self.refine, RefineSettings):
+            raise SettingsError(f"refine must hold settings such as enabled or evaluations, not {self.refine!r}")
+        options = self.relaxation_options
+        if not isinstance(options, Mapping) or not all(_is_number(v) for v in options.values()):
+            raise SettingsError(f"relaxation_options must hold names and numbers, not {options!r}")
         _choice("relaxation", self.relaxation, ("dirichlet", "gumbel", "softmax"))
         _choice("evaluator", self.evaluator, ("auto", "table", "dense"))
         _choice("order", self.order, (1, 2))
@@ -160,7 +169,9 @@ def _build(cls: type, data: Mapping[str, Any], kind: str, nested: Mapping[str, t
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return abs(value) < 1e300 and math.isfinite(value)
 
 
 def _positive(name: str, value: Any) -> None:
@@ -174,5 +185,5 @@ def _at_least(name: str, value: Any, least: int) -> None:
 
 
 def _choice(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
-    if value not in allowed:
+    if isinstance(value, bool) or value not in allowed:
         raise SettingsError(unknown_name(f"value of {name}", str(value), map(str, allowed)))

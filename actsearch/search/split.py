@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ def labels_of(dataset: Any) -> NDArray[np.int64] | None:
     """Class labels of a dataset that names them (`targets`, `labels`, or whole numbers as a TensorDataset's last)."""
     for attribute in ("targets", "labels", "train_targets"):
         labels = getattr(dataset, attribute, None)
-        if labels is not None and hasattr(labels, "__len__") and len(labels) == len(dataset):
+        if isinstance(labels, Sized) and len(labels) == len(dataset):
             return _whole(labels)
     tensors = getattr(dataset, "tensors", None)
     return _whole(tensors[-1]) if tensors else None

@@ -6,24 +6,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 
 
 @contextmanager
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
     """Within it, batch normalisation uses the statistics of the batch and leaves its running ones as they are."""
-    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    momenta = [m.momentum for m in layers]
-    counts = [None if m.num_batches_tracked is None else m.num_batches_tracked.clone() for m in layers]
+    # A momentum of 0 would not do: 0 · inf is NaN.
+    layers = [m for m in model.modules() if isinstance(m, _NormBase) and m.training and m.track_running_stats]
     for m in layers:
-        m.momentum = 0.0
+        m.track_running_stats = False
     try:
         yield
     finally:
-        for m, momentum, count in zip(layers, momenta, counts, strict=True):
-            m.momentum = momentum
-            if count is not None and m.num_batches_tracked is not None:
-                m.num_batches_tracked.copy_(count)
+        for m in layers:
+            m.track_running_stats = True
 
 
 @contextmanager
@@ -32,7 +29,7 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
     modes = {m: m.training for m in model.modules()}
     model.eval()
     for m in modes:
-        if isinstance(m, _BatchNorm):
+        if isinstance(m, _NormBase):
             m.train()
     try:
         with frozen_statistics(model):

@@ -201,7 +201,6 @@ class Noisy(Quadratic):
         return loss + torch.randn(()) * self.site(torch.ones((), dtype=torch.float64)) if of_weights else loss
 
 
-@pytest.mark.xfail(strict=True, reason="reported: the two ends of the finite difference draw different dropout masks")
 def test_both_ends_of_the_finite_difference_see_the_same_randomness() -> None:
     """Their difference is divided by a small number: other draws would drown the second order in noise."""
     search, loader = quadratic(settings_of(order=2), Noisy)
@@ -374,7 +373,6 @@ def test_an_optimizer_that_holds_alpha_is_refused() -> None:
         fit(search, loader, 1)
 
 
-@pytest.mark.xfail(strict=True, reason="reported: momentum 0 is no freeze, 0 · inf is NaN")
 def test_an_arch_batch_that_is_not_finite_leaves_the_statistics_alone() -> None:
     rows = torch.randn(32, 3)
     rows[24:] = torch.inf

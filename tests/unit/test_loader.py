@@ -59,9 +59,6 @@ def test_an_epoch_goes_once_through_the_weights_part_and_around_alphas_part() ->
     assert arch[:10] != arch[10:20]  # a new order each time round
 
 
-@pytest.mark.xfail(
-    strict=True, reason="reported: a batch is seeded by its first position, which comes again each round"
-)
 def test_no_two_batches_of_an_epoch_share_their_augmentation() -> None:
     noise = torch.cat([pair[part][1] for pair in pairs() for part in pair])
     assert len(noise.unique()) == noise.numel()
@@ -165,7 +162,6 @@ def test_a_loader_that_cannot_be_split_is_refused(loader: Any, message: str) -> 
         PairLoader(loader, [0, 1], [2, 3], 0, lambda: 0)
 
 
-@pytest.mark.xfail(strict=True, reason="reported: an empty part gives one empty batch, so the check never fires")
 def test_parts_without_a_batch_are_refused() -> None:
     template = DataLoader(TensorDataset(torch.zeros(4)), batch_size=2)
     for weights, arch in (([], [0, 1]), ([0, 1], [])):

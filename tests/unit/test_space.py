@@ -411,7 +411,7 @@ def containers(value: Any) -> list[Any]:
     return found + [c for child in children for c in containers(child)]
 
 
-@settings(deadline=None, derandomize=True, max_examples=400)
+@settings(deadline=None, derandomize=True, max_examples=200)
 @given(st.data(), st.sampled_from(["tiny", "small"]), st.integers(1, 3))
 def test_a_mutated_mapping_gives_a_space_or_an_error_of_ours(data: Any, source: str, mutations: int) -> None:
     mapping = SearchSpace.load("tiny").to_dict() if source == "tiny" else small(constraints={"deny": ["mul"]})
