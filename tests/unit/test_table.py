@@ -53,11 +53,15 @@ def test_a_step_in_the_middle_of_training_agrees_with_dense_in_float64() -> None
         ours = torch.autograd.grad(y, [x, *table.parameters()], upstream, allow_unused=True)
         theirs = torch.autograd.grad(z, [exact, *dense.parameters()], upstream.double(), allow_unused=True)
         assert relative(ours[0], theirs[0]) < 0.06
-        largest = max(float(b.norm()) for b in theirs[1:] if b is not None)
+        groups: dict[str, list[tuple[Tensor, Tensor]]] = {}
         for name, a, b in zip(names, ours[1:], theirs[1:], strict=True):
             assert (a is None) == (b is None), name
-            if a is not None and b is not None and float(b.norm()) > 1e-3 * largest:
-                assert relative(a, b.double()) < 0.05, name
+            if a is not None and b is not None:
+                # α by slot; of the scalar parameters, some of which all but cancel, the vector.
+                key = name if name.startswith("alpha") else "op parameters"
+                groups.setdefault(key, []).append((a.flatten(), b.flatten().double()))
+        for key, pairs in groups.items():
+            assert relative(*(torch.cat(side) for side in zip(*pairs, strict=True))) < 0.05, (space, key)
 
 
 def test_a_kink_at_zero_is_exact_on_both_sides() -> None:
