@@ -32,6 +32,8 @@ class Activation(nn.Module):
         super().__init__()
         self._genotype = genotype
         self.trainable = trainable
+        self._ops = {name: genotype.slots[name].op for name in genotype.order}
+        self._inputs = {name: genotype.slots[name].inputs for name in genotype.order}
         for slot in genotype.order:
             for name, value in genotype.slots[slot].parameters.items():
                 tensor = torch.tensor(value, dtype=torch.float32)
@@ -43,15 +45,12 @@ class Activation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype in HALF:
             return self.forward(x.float()).to(x.dtype)
-        slots, order = self._genotype.slots, self._genotype.order
-        return evaluate(
-            x,
-            order,
-            {name: slots[name].op for name in order},
-            {name: slots[name].inputs for name in order},
-            lambda slot, op, name: getattr(self, f"{slot}_{name}"),
-            self._genotype.clip,
-        )
+        return evaluate(x, self._genotype.order, self._ops, self._inputs, self._parameter, self._genotype.clip)
+
+    def _parameter(self, slot: str, op: str, name: str) -> Tensor:
+        found = getattr(self, f"{slot}_{name}")
+        assert isinstance(found, Tensor)
+        return found
 
     @property
     def genotype(self) -> Genotype:
