@@ -117,8 +117,14 @@ class Comparison:
 def standard_contestants(
     names: Sequence[str], space: SearchSpace | None = None, random: int = 0, seed: int = 0
 ) -> dict[str, Genotype]:
-    """Unary operations by id, unclipped, and `random` functions of `space` drawn from `seed`, as controls."""
-    contestants = {name: Genotype.of_op(name, Clip("none")) for name in names}
+    """Controls: unary operations by id, unclipped, genotype files by path, and `random` functions of `space`.
+
+    Raises UnknownNameError or GenotypeError for a name that is neither.
+    """
+    contestants = {
+        Path(name).stem: Genotype.load(name) if name.endswith(".json") else Genotype.of_op(name, Clip("none"))
+        for name in names
+    }
     for k in range(random):
         if space is None:
             raise SettingsError("random controls need the search space that they are drawn from")
