@@ -182,4 +182,5 @@ if __name__ == "__main__":
     try:
         auto_cli(planted, as_positional=False)
     except ActsearchError as error:
-        sys.exit(f"planted.py: {error}")
+        print(f"planted.py: {error}", file=sys.stderr)
+        sys.exit(2)
