@@ -38,7 +38,7 @@ from actsearch.tasks.planted import TEACHERS, Planted
 
 # The published cell with all published candidates and the older ones, sin among them. ReLU² of N(0, 1) passes 25 once
 # in three million; clipped at the published 10 it would be at a distance of 0.060 from itself.
-CLIP = {"kind": "hard", "limit": 25.0}
+CLIP = 25.0
 SETTINGS: dict[str, dict[str, Any]] = {
     "a": {"epochs": 12, "alpha_lr": 0.05, "warm_epochs": 0, "refine": {"evaluations": 1500, "restarts": 4}},
     "b": {"epochs": 25, "alpha_lr": 0.05, "warm_epochs": 1, "refine": {"evaluations": 300}},
@@ -46,11 +46,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
 RANDOM_EPOCHS = 5  # what a random function of (b) is trained for, before the next one
 
 
-def run(teacher: str, setting: str, seed: int) -> dict[str, Any]:
+def run(teacher: str, setting: str, seed: int, clip: float = CLIP) -> dict[str, Any]:
     """One search and its random baseline; plain data."""
     seed_all(seed)
     planted = Planted(teacher, seed=seed)
-    space = SearchSpace.load({**SearchSpace.load("full").to_dict(), "name": "full, clipped at 25", "clip": CLIP})
+    full = SearchSpace.load("full").to_dict()
+    space = SearchSpace.load({**full, "name": f"full, clip {clip:g}", "clip": {"kind": "hard", "limit": clip}})
     distance = planted.distance if setting == "a" else planted.affine_distance
     snapshots: list[Any] = []
     started = time.perf_counter()
@@ -143,7 +144,11 @@ def _table(records: list[dict[str, Any]]) -> str:
 
 
 def planted(
-    teacher: str | None = None, seeds: int = 3, setting: Literal["a", "b", "both"] = "both", out: str = "runs/planted"
+    teacher: str | None = None,
+    seeds: int = 3,
+    setting: Literal["a", "b", "both"] = "both",
+    clip: float = CLIP,
+    out: str = "runs/planted",
 ) -> None:
     """Search for planted functions and print the table.
 
@@ -151,7 +156,8 @@ def planted(
         teacher: silu, relu2, tanh, sin, softplus, or a formula in x; default: these five.
         seeds: number of seeds.
         setting: a, the student has the teacher's weights; b, it learns its own.
-        out: folder of planted.jsonl.
+        clip: limit of the space's hard clip; the published one is 10.
+        out: folder of planted.jsonl; one for every clip.
     """
     quiet_lightning()
     path = Path(out) / "planted.jsonl"
@@ -166,7 +172,7 @@ def planted(
                     (r for r in known if (r["teacher"], r["setting"], r["seed"]) == (name, which, seed)), None
                 )
                 if record is None:
-                    record = run(name, which, seed)
+                    record = run(name, which, seed, clip)
                     append_line(path, json.dumps(record))
                 print(
                     f"{name} ({which}), seed {seed}: {record['found']}  distance {record['distance']:.3f} in "
