@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import UninitializedParameter
 
+from actsearch.errors import GenotypeError, SettingsError, unknown_name
 from actsearch.genotype import Choice, Genotype
 from actsearch.ops.graph import evaluate
 from actsearch.ops.guard import HALF
@@ -25,27 +30,54 @@ class Activation(nn.Module):
 
     Args:
         genotype: the function.
-        trainable: make its operations' parameters (β, γ) trainable; by default they are constants (buffers).
+        trainable: make its operations' parameters (β, γ) trainable; by default they are constants (buffers). They are
+            spared from weight decay (`undecayed`).
+        channels, channel_axis: one value of each parameter a channel, and the axis of the input that holds the
+            channels: 1 for images (B, C, H, W) and features (B, C), -1 for tokens (B, T, C). `LazyActivation` takes
+            the number from its first input.
+
+    Raises SettingsError if only one of the two is given.
     """
 
-    def __init__(self, genotype: Genotype, trainable: bool = False) -> None:
+    def __init__(
+        self,
+        genotype: Genotype,
+        trainable: bool = False,
+        *,
+        channels: int | None = None,
+        channel_axis: int | None = None,
+    ) -> None:
         super().__init__()
+        if (channels is None) != (channel_axis is None) or (channels is not None and channels < 1):
+            raise SettingsError("parameters by channel need channels (at least 1) and channel_axis")
         self._genotype = genotype
         self.trainable = trainable
+        self.channel_axis = channel_axis
         self._ops = {name: genotype.slots[name].op for name in genotype.order}
         self._inputs = {name: genotype.slots[name].inputs for name in genotype.order}
-        for slot in genotype.order:
-            for name, value in genotype.slots[slot].parameters.items():
-                tensor = torch.tensor(value, dtype=torch.float32)
-                if trainable:
-                    self.register_parameter(f"{slot}_{name}", nn.Parameter(tensor))
-                else:
-                    self.register_buffer(f"{slot}_{name}", tensor)
+        self._start: dict[str, float] = {
+            f"{slot}_{name}": value
+            for slot in genotype.order
+            for name, value in genotype.slots[slot].parameters.items()
+        }
+        self.undecayed = tuple(self._start) if trainable else ()
+        for name, value in self._start.items():
+            tensor = torch.full(() if channels is None else (channels,), value, dtype=torch.float32)
+            if trainable:
+                self.register_parameter(name, nn.Parameter(tensor))
+            else:
+                self.register_buffer(name, tensor)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype in HALF:
             return self.forward(x.float()).to(x.dtype)
-        return evaluate(x, self._genotype.order, self._ops, self._inputs, self._parameter, self._genotype.clip)
+        parameter = self._parameter
+        if self.channel_axis is not None:
+            shape = [1] * x.ndim
+            shape[self.channel_axis] = -1
+            parameter = lambda *key: self._parameter(*key).view(shape)  # noqa: E731
+        y = evaluate(x, self._genotype.order, self._ops, self._inputs, parameter, self._genotype.clip)
+        return y if self._genotype.scale == 1 else self._genotype.scale * y
 
     def _parameter(self, slot: str, op: str, name: str) -> Tensor:
         found = getattr(self, f"{slot}_{name}")
@@ -54,16 +86,38 @@ class Activation(nn.Module):
 
     @property
     def genotype(self) -> Genotype:
-        """The genotype, with the present values of trained parameters."""
+        """The genotype, with the present values of trained parameters.
+
+        Raises GenotypeError if they differ from channel to channel: that is no longer one function.
+        """
         if not self.trainable:
             return self._genotype
         slots = {
-            name: Choice(c.op, c.inputs, {p: float(getattr(self, f"{name}_{p}").detach()) for p in c.parameters})
+            name: Choice(c.op, c.inputs, {p: self._value(f"{name}_{p}") for p in c.parameters})
             if name in self._genotype.order
             else c
             for name, c in self._genotype.slots.items()
         }
         return dataclasses.replace(self._genotype, slots=slots)
+
+    def _value(self, name: str) -> float:
+        parameter = getattr(self, name)
+        if isinstance(parameter, UninitializedParameter):
+            return self._start[name]
+        values = parameter.detach().flatten()
+        if not bool((values == values[0]).all()):
+            raise GenotypeError(f"parameter {name} differs from channel to channel; keep the state_dict instead")
+        return float(values[0])
+
+    def rescaled(self) -> Activation:
+        """The same function times its `gain`, with constants: it preserves the second moment under N(0, 1).
+
+        Raises GenotypeError if no constant does, as for the zero function.
+        """
+        genotype, gain = self.genotype, self.gain
+        if not (math.isfinite(gain) and gain > 0):
+            raise GenotypeError(f"{self.formula} cannot be rescaled: its second moment under N(0, 1) is {gain**-2:g}")
+        return Activation(dataclasses.replace(genotype, scale=genotype.scale * gain))
 
     @property
     def formula(self) -> str:
@@ -84,8 +138,67 @@ class Activation(nn.Module):
         return self.genotype.save(path)
 
     def extra_repr(self) -> str:
-        clip = self.genotype.clip
-        return self.formula if clip.kind == "none" else f"{self.formula}, {clip.kind} clip at {clip.limit:g}"
+        try:
+            genotype, note = self.genotype, ""
+        except GenotypeError:
+            genotype, note = self._genotype, ", parameters by channel"
+        clip = genotype.clip
+        return genotype.formula + note + ("" if clip.kind == "none" else f", {clip.kind} clip at {clip.limit:g}")
+
+
+class LazyActivation(LazyModuleMixin, Activation):
+    """An Activation with trainable parameters, one value a channel; their number is that of its first input.
+
+    After that input it is an Activation. As with torch's other lazy modules, run one batch before an optimiser is made.
+
+    Args:
+        genotype: the function.
+        channel_axis: the axis of the input that holds the channels; see Activation.
+    """
+
+    cls_to_become = Activation
+
+    def __init__(self, genotype: Genotype, channel_axis: int) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Lazy modules are a new feature")
+            super().__init__(genotype, trainable=True)
+        self.channel_axis = self._axis = channel_axis
+        for name in self._start:
+            setattr(self, name, UninitializedParameter())
+
+    def initialize_parameters(self, x: Tensor) -> None:
+        """Give every channel of `x` its parameters; called by the first forward pass."""
+        for name, value in self._start.items():
+            parameter = getattr(self, name)
+            if isinstance(parameter, UninitializedParameter):
+                with torch.no_grad():
+                    parameter.materialize((x.shape[self._axis],), dtype=torch.float32)
+                    parameter.fill_(value)
+
+
+Parameters = Literal["frozen", "network", "site", "channel"]
+
+
+def for_sites(
+    genotype: Genotype, parameters: Parameters = "frozen", channel_axis: int | None = None
+) -> Callable[[object], Activation]:
+    """What `swap` calls for each site, by who owns the operations' parameters (β, γ).
+
+    frozen: they are constants. network: one trainable set for all sites (one module at every site). site: one a site.
+    channel: one a channel of every site, along `channel_axis`.
+    Raises SettingsError for another word, or without the axis.
+    """
+    if parameters not in get_args(Parameters):
+        raise SettingsError(unknown_name("scope of parameters", str(parameters), get_args(Parameters)))
+    if parameters == "channel":
+        if channel_axis is None:
+            raise SettingsError("parameters by channel need channel_axis: 1 for images, -1 for tokens")
+        axis = channel_axis
+        return lambda site: LazyActivation(genotype, axis)
+    if parameters == "network":
+        shared = Activation(genotype, trainable=True)
+        return lambda site: shared
+    return lambda site: Activation(genotype, trainable=parameters == "site")
 
 
 def second_moment_gain(function: Callable[[Tensor], Tensor]) -> float:

@@ -22,7 +22,7 @@ from actsearch.ops.graph import INPUT, LEAF, Tree, node, topological_order
 from actsearch.ops.spec import registry
 
 FORMAT = "actsearch.genotype"
-VERSION = 1
+VERSION = 2  # what is written is of version 1 unless it needs version 2, which adds the scale
 GREATEST = 1e30  # of a parameter's magnitude: well within float32
 
 
@@ -45,7 +45,7 @@ class Choice:
                 f"{sorted(self.parameters)}"
             )
         for name, value in self.parameters.items():
-            if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= GREATEST:
+            if not _is_number(value):
                 raise GenotypeError(
                     f"parameter {name!r} of {self.op!r} must be a number within ±{GREATEST:g}, "
                     f"not {reprlib.repr(value)}"
@@ -65,6 +65,7 @@ class Genotype:
         clip: the clip of unbounded operations, part of the function.
         space: name and hash of the search space that it came from; empty if written by hand.
         provenance: anything that is worth keeping (run, seed, task, score); plain JSON data.
+        scale: the function is this constant times the cell's output; applied after the clip.
 
     Raises GenotypeError or UnknownNameError if it is not a complete acyclic cell of registered operations.
     """
@@ -74,8 +75,13 @@ class Genotype:
     clip: Clip = field(default_factory=Clip)
     space: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
+        if not _is_number(self.scale) or self.scale == 0:
+            raise GenotypeError(
+                f"the scale must be a number within ±{GREATEST:g}, and not 0, not {reprlib.repr(self.scale)}"
+            )
         for name in self.slots:
             if name == INPUT or not name.isidentifier():
                 raise GenotypeError(f"{name!r} cannot name a slot; use letters, digits and underscores (not {INPUT!r})")
@@ -95,7 +101,7 @@ class Genotype:
 
     @cached_property
     def tree(self) -> Tree:
-        """The canonical form of the function, without its clip."""
+        """The canonical form of the function, without its clip and its scale."""
         trees = {INPUT: LEAF}
         for name in self.order:
             choice = self.slots[name]
@@ -105,10 +111,10 @@ class Genotype:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Genotype):
             return NotImplemented
-        return self.tree == other.tree and self.clip == other.clip
+        return self.tree == other.tree and self.clip == other.clip and self.scale == other.scale
 
     def __hash__(self) -> int:
-        return hash((self.tree, self.clip))
+        return hash((self.tree, self.clip, self.scale))
 
     @property
     def complexity(self) -> int:
@@ -130,12 +136,15 @@ class Genotype:
     @property
     def formula(self) -> str:
         """The canonical formula in the language of `actsearch.ops.formula`, without the clip; it can be parsed back."""
-        return _unwrapped(_print(self.tree))
+        printed = _print(self.tree)
+        return _unwrapped(printed) if self.scale == 1 else f"{_short(self.scale)} * {_factor(printed)}"
 
     def expression(self, x: sympy.Symbol | None = None) -> sympy.Expr:
         """The function without its clip as a sympy expression in a real `x`, lightly simplified."""
         symbol = x if x is not None else sympy.Symbol("x", real=True)
         plain = _to_sympy(self.tree, symbol)
+        if self.scale != 1:
+            plain = sympy.Float(_short(self.scale)) * plain
         # sympy.simplify can run for minutes on nested Max and erf; collecting factors and powers cannot.
         return sympy.factor_terms(sympy.powsimp(plain))
 
@@ -147,7 +156,7 @@ class Genotype:
         """Plain data that `from_dict` reads back."""
         return {
             "format": FORMAT,
-            "version": VERSION,
+            "version": 1 if self.scale == 1 else VERSION,
             "formula": self.formula,
             "slots": {
                 name: {"op": c.op, "inputs": list(c.inputs), "parameters": dict(c.parameters)}
@@ -157,6 +166,7 @@ class Genotype:
             "clip": {"kind": self.clip.kind, "limit": self.clip.limit},
             "space": dict(self.space),
             "provenance": dict(self.provenance),
+            **({} if self.scale == 1 else {"scale": self.scale}),
         }
 
     def to_json(self) -> str:
@@ -190,7 +200,8 @@ class Genotype:
                 for name, c in data["slots"].items()
             }
             clip = Clip(**data["clip"])
-            return cls(slots, str(data["output"]), clip, dict(data.get("space", {})), dict(data.get("provenance", {})))
+            space, provenance = (dict(data.get(key, {})) for key in ("space", "provenance"))
+            return cls(slots, str(data["output"]), clip, space, provenance, data.get("scale", 1.0))
         except GenotypeError:
             raise
         except ActsearchError as error:
@@ -228,6 +239,10 @@ class Genotype:
 
     def __repr__(self) -> str:
         return f"Genotype({self.formula})"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= GREATEST
 
 
 def _names(value: Any) -> tuple[str, ...]:
@@ -277,6 +292,11 @@ def _print(tree: Tree) -> str:
 
 def _short(value: float) -> str:
     return format(value, ".6g")
+
+
+def _factor(text: str) -> str:
+    """`text` as it stands after a `*`."""
+    return text if _is_atom(text) else f"({_unwrapped(text)})"
 
 
 def _is_atom(text: str) -> bool:
