@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import actsearch._torchvision  # noqa: F401
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
@@ -165,9 +167,15 @@ def _run(
         labels_of(loader.dataset),
     )
     pairs = PairLoader(
-        loader, weights.tolist(), arch.tolist(), settings.seed, lambda: bilevel.current_epoch, *_rank_and_world()
+        loader,
+        weights.tolist(),
+        arch.tolist(),
+        settings.seed,
+        lambda: bilevel.current_epoch,
+        *_rank_and_world(),
+        limit=settings.epoch_batches,
     )
-    bilevel.validation = _validation_loader(datamodule, loader, arch.tolist())
+    bilevel.validation = _validation_loader(datamodule, loader, arch, settings)
     if callbacks is None:
         callbacks = [SearchProgress()]
     if observers is None:
@@ -303,11 +311,23 @@ def _train_loader(task: pl.LightningModule, datamodule: Any) -> DataLoader[Any]:
     return loader
 
 
-def _validation_loader(datamodule: Any, loader: DataLoader[Any], arch: Sequence[int]) -> DataLoader[Any]:
-    """α's part in order, without augmentation where the datamodule offers that (`eval_train_set`)."""
+def _validation_loader(
+    datamodule: Any, loader: DataLoader[Any], arch: NDArray[np.int64], settings: SearchSettings
+) -> DataLoader[Any]:
+    """α's part in a fixed order, without augmentation where the datamodule offers that (`eval_train_set`).
+
+    The order is mixed: the first batches alone, which is all that refine reads, hold what the whole part holds.
+    """
     dataset = getattr(datamodule, "eval_train_set", loader.dataset)
+    mixed = np.random.default_rng([settings.seed, len(arch)]).permutation(arch)
+    if settings.validation_batches is not None:
+        assert loader.batch_size is not None
+        mixed = mixed[: settings.validation_batches * loader.batch_size]
     return DataLoader(
-        Subset(dataset, arch), batch_size=loader.batch_size, collate_fn=loader.collate_fn, pin_memory=loader.pin_memory
+        Subset(dataset, mixed.tolist()),
+        batch_size=loader.batch_size,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
     )
 
 

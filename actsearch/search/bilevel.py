@@ -159,15 +159,20 @@ class BilevelSearch(pl.LightningModule):
         upper = [o for name, o in optimizers.items() if name == "alpha" or (name == "op_parameters" and with_alpha)]
         lower = [o for o in optimizers.values() if o not in upper]
         full = (self._n_steps + 1) % s.accumulate == 0
-        if (self._n_steps // s.accumulate) % s.arch_every == 0 and not self._settled:
+        if self._weight_steps % s.arch_every == 0 and not self._settled:
             self._arch_step(batch["arch"], batch["weights"], batch_idx, upper, full)
         if lower:
             self._weight_step(batch["weights"], batch_idx, lower, full)
         self._n_steps += 1
         self.steps.fill_(self._n_steps)
         if s.shrink and s.shrink_unit == "step":
-            self._shrink(self._n_steps)
+            self._shrink(self._weight_steps)
         self._seconds += time.perf_counter() - started
+
+    @property
+    def _weight_steps(self) -> int:
+        """Steps of the weights' optimiser so far; `steps` counts batches."""
+        return self._n_steps // self.settings.accumulate
 
     @property
     def _settled(self) -> bool:
@@ -327,7 +332,7 @@ class BilevelSearch(pl.LightningModule):
     @property
     def _warming(self) -> bool:
         s = self.settings
-        return self._n_steps < s.warm_steps if s.warm_steps is not None else self.current_epoch < s.warm_epochs
+        return self._weight_steps < s.warm_steps if s.warm_steps is not None else self.current_epoch < s.warm_epochs
 
     @property
     def phase(self) -> str:
@@ -360,7 +365,8 @@ class BilevelSearch(pl.LightningModule):
     def on_train_start(self) -> None:
         self._n_steps = int(self.steps)
         s = self.settings
-        length = s.epochs if s.shrink_unit == "epoch" else int(self.trainer.num_training_batches) * s.epochs
+        batches = int(self.trainer.num_training_batches) * s.epochs
+        length = s.epochs if s.shrink_unit == "epoch" else batches // s.accumulate
         if s.shrink:
             self._drops = [
                 drop_times(cell.space.n_candidates, len(cell.space.slots), length, s.shrink_start)

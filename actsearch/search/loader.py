@@ -51,6 +51,7 @@ class PairLoader:
         seed: of the orders.
         epoch: tells the present epoch when an iteration starts.
         rank, world: with several processes each takes every `world`-th example of an order.
+        limit: an epoch ends after so many pairs, if the weights' part has more.
 
     Raises TaskError if the loader cannot be split.
     """
@@ -64,6 +65,7 @@ class PairLoader:
         epoch: Callable[[], int],
         rank: int = 0,
         world: int = 1,
+        limit: int | None = None,
     ) -> None:
         check_template(template)
         self._template = template
@@ -71,6 +73,7 @@ class PairLoader:
         self._seed = seed
         self._epoch = epoch
         self._rank, self._world = rank, world
+        self._limit = limit
         self._position = 0
         self._skip = 0
         if len(self._order("weights", 0, 0)) == 0 or len(self._order("arch", 0, 0)) == 0:
@@ -80,7 +83,7 @@ class PairLoader:
             )
 
     def __len__(self) -> int:
-        return len(self._order("weights", 0, 0))
+        return len(self._order("weights", 0, 0)[: self._limit])
 
     def _order(self, part: str, epoch: int, turn: int) -> list[list[int]]:
         """Batches of dataset positions of one pass over a part."""
@@ -100,7 +103,7 @@ class PairLoader:
         epoch = self._epoch()
         start, self._skip = self._skip, 0
         self._position = start
-        orders = self._order("weights", epoch, 0)
+        orders = self._order("weights", epoch, 0)[: self._limit]
         arch: list[list[int]] = []
         turn = 0
         while len(arch) < len(orders):

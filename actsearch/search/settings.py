@@ -53,6 +53,9 @@ class SearchSettings:
         order: 1, or 2 for the unrolled inner step with a finite-difference Hessian-vector product (experimental).
         inner_lr: learning rate of the unrolled step; default: the present one of the weights.
         arch_fraction: share of the training set that trains α.
+        epoch_batches: an epoch ends after so many batches of the weights' part, if there are more; default: all.
+        validation_batches: so many batches of α's part, the same each time, measure the discrete cell after an epoch;
+            default: all.
         arch_every: do an α step at every k-th weight step.
         alpha_lr: Adam's learning rate of α.
         alpha_betas: Adam's β of α.
@@ -65,10 +68,11 @@ class SearchSettings:
         accumulate: batches whose gradients make one step of either level.
         warm: standard activation of the warm start.
         warm_epochs: weight steps of the first epochs run with it.
-        warm_steps: the same in steps; replaces warm_epochs.
+        warm_steps: the same in steps of the weights' optimiser; replaces warm_epochs.
         shrink: drop candidates by the published schedule.
         shrink_start: epoch s after which the first are dropped.
-        shrink_unit: whether the schedule counts epochs or steps; with steps, shrink_start is a step.
+        shrink_unit: whether the schedule counts epochs or the weights' optimiser's steps; with steps, shrink_start is
+            a step.
         max_skipped: stop after this many steps whose loss or gradient was not finite.
         refine: local search after discretisation.
     """
@@ -81,6 +85,8 @@ class SearchSettings:
     order: Literal[1, 2] = 1
     inner_lr: float | None = None
     arch_fraction: float = 0.25
+    epoch_batches: int | None = None
+    validation_batches: int | None = None
     arch_every: int = 1
     alpha_lr: float = 6e-4
     alpha_betas: tuple[float, float] = (0.5, 0.999)
@@ -107,8 +113,9 @@ class SearchSettings:
         _at_least("warm_epochs", self.warm_epochs, 0)
         _at_least("max_skipped", self.max_skipped, 0)
         _at_least("shrink_start", self.shrink_start, 1)
-        if self.warm_steps is not None:
-            _at_least("warm_steps", self.warm_steps, 0)
+        for name, least in (("epoch_batches", 1), ("validation_batches", 1), ("warm_steps", 0)):
+            if getattr(self, name) is not None:
+                _at_least(name, getattr(self, name), least)
         if not isinstance(self.shrink, bool):
             raise SettingsError(f"shrink must be true or false, not {self.shrink!r}")
         if not isinstance(self.refine, RefineSettings):

@@ -121,6 +121,22 @@ def test_steps_count_shrinking_too(tmp_path: Path) -> None:
     assert result.snapshot.cells["network"].n_survivors == 3
 
 
+def test_a_search_can_be_cut_into_short_epochs_and_measured_on_few_mixed_batches(tmp_path: Path) -> None:
+    measured: list[list[float]] = []
+
+    class Recording(OwnTask):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            measured.append(batch[0][:, 0].tolist())
+
+    x = torch.arange(160.0)[:, None].expand(-1, 4) / 160
+    data = DataLoader(TensorDataset(x, x[:, :1].contiguous()), batch_size=8)
+    result = run(Recording(), tmp_path, data, epoch_batches=3, validation_batches=2, epochs=3)
+    assert result.snapshot.step == 9
+    assert len(measured) == 2 * 3
+    assert measured[:2] == measured[2:4]
+    assert measured[0] != sorted(measured[0])  # data may be sorted by class: the first batches must not be of one
+
+
 # -- what cannot be searched ---------------------------------------------------------------------------------------
 
 

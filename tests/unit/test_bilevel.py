@@ -17,6 +17,7 @@ from actsearch.cell import MixedCell
 from actsearch.errors import TaskError
 from actsearch.search.bilevel import BilevelSearch
 from actsearch.search.loader import PairLoader
+from actsearch.search.schedule import drop_times
 from actsearch.search.settings import RefineSettings, SearchSettings
 from actsearch.space import SearchSpace
 from actsearch.swap import swap
@@ -239,6 +240,33 @@ def test_accumulated_batches_make_one_step() -> None:
         torch.testing.assert_close(gradients["alpha"], expected.alpha.grad, rtol=1e-4, atol=1e-6)
         expected.w = 0.5 * (expected.w + w - LR * (w - p @ o * A))
     assert_same_state(search, expected)
+
+
+def test_a_warm_start_counts_steps_and_not_the_batches_that_are_accumulated() -> None:
+    search, loader = quadratic(settings_of(accumulate=2, epochs=1, warm_steps=1))
+    phases = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, *args: Any) -> None:
+            phases.append(search.phase)
+
+    fit(search, loader, 1, Watch())
+    assert phases == ["warm start", "search", "search", "search"]  # as the next batch sees it
+
+
+@pytest.mark.parametrize(("accumulate", "steps"), [(1, 8), (2, 4)])
+def test_shrinking_by_steps_counts_steps_and_ends_with_the_search(accumulate: int, steps: int) -> None:
+    search, loader = quadratic(settings_of(accumulate=accumulate, shrink=True, shrink_unit="step", shrink_start=1))
+    left = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, *args: Any) -> None:
+            left.append(next(iter(search._cells())).n_survivors)
+
+    fit(search, loader, 2, Watch())
+    expected = [3 - sum(drop <= k // accumulate for drop in drop_times(3, 1, steps, 1)) for k in range(1, 9)]
+    assert left == expected
+    assert left[-1] == 1
 
 
 def test_arch_steps_can_be_rarer() -> None:

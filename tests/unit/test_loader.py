@@ -29,7 +29,7 @@ class Augmented(Dataset[Any]):
 
 
 def pairs(workers: int = 0, seed: int = 1, epoch: int = 0, skip: int | None = None, **options: Any) -> list[Any]:
-    given = {"rank": options.pop("rank", 0), "world": options.pop("world", 1)}
+    given = {"rank": options.pop("rank", 0), "world": options.pop("world", 1), "limit": options.pop("limit", None)}
     template = DataLoader(Augmented(46), batch_size=5, num_workers=workers, **options)
     loader = PairLoader(template, range(36), range(36, 46), seed, lambda: epoch, **given)
     if skip is not None:
@@ -57,6 +57,20 @@ def test_an_epoch_goes_once_through_the_weights_part_and_around_alphas_part() ->
     assert set(arch) == set(range(36, 46))
     assert sorted(arch[:10]) == sorted(arch[10:20]) == list(range(36, 46))
     assert arch[:10] != arch[10:20]  # a new order each time round
+
+
+def test_a_limit_ends_the_epoch_early_and_each_epoch_sees_others() -> None:
+    assert same(pairs(limit=3), pairs()[:3])
+    assert same(pairs(limit=3, skip=2), pairs()[2:3])
+    assert same(pairs(limit=99), pairs())
+    seen = {k for epoch in range(20) for k in positions(pairs(limit=3, epoch=epoch), "weights")}
+    assert seen == set(range(36))
+
+
+def test_after_a_limited_epoch_the_next_starts_at_its_beginning() -> None:
+    loader = PairLoader(DataLoader(Augmented(46), batch_size=5), range(36), range(36, 46), 1, lambda: 0, limit=3)
+    assert len(loader) == len(list(loader)) == 3
+    assert loader.state_dict() == {"position": 0}
 
 
 def test_no_two_batches_of_an_epoch_share_their_augmentation() -> None:
