@@ -51,13 +51,7 @@ def build(config: SearchConfig) -> Experiment:
     data.setup("fit")
 
     def build_task() -> pl.LightningModule:
-        model = models.build(
-            config.model.name,
-            num_classes=data.num_classes,
-            in_channels=data.in_channels,
-            image_size=data.image_size,
-            **config.model.options,
-        )
+        model = models.build(config.model.name, data.facts, **config.model.options)
         return Classification(model, data.num_classes, label_smoothing=smoothing, **options)
 
     return Experiment(space, data, build_task, controls)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 import socket
 import tempfile
+import urllib.request
 from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
@@ -38,3 +41,22 @@ def download_into(root: Path, fetch: Callable[[Path], object], title: str, wante
         ) from error
     finally:
         socket.setdefaulttimeout(timeout)
+
+
+def fetch_file(url: str, path: Path, title: str, sha256: str | None = None) -> None:
+    """Download `url` to `path`. Raises DataError if that fails, or if length or checksum are not as announced."""
+
+    def fetch(folder: Path) -> None:
+        part = folder / path.name
+        with urllib.request.urlopen(url, timeout=STALLED) as answer, part.open("wb") as file:
+            shutil.copyfileobj(answer, file)
+            announced = answer.headers.get("Content-Length")
+        if announced is not None and part.stat().st_size != int(announced):
+            raise OSError(f"{part.stat().st_size} of {announced} bytes came")
+        if sha256 is not None:
+            with part.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != sha256:
+                raise OSError(f"the checksum of what came is {found[:12]}…, not {sha256[:12]}…")
+
+    download_into(path.parent, fetch, title, path, url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from actsearch.data.augment import NO_AUGMENT, Augment
 from actsearch.data.imageset import ImageSet, statistics
-from actsearch.data.registry import check, read
+from actsearch.data.loaders import check_loading, make_loader
+from actsearch.data.registry import IMAGES, check, read
 from actsearch.data.source import Source, Split, default_root
 from actsearch.data.split import stratified
 from actsearch.errors import SettingsError
@@ -30,7 +32,7 @@ class _Loaded:
 
 
 class ImageData(pl.LightningDataModule):
-    """Image classification data by name (`actsearch.data.names()`); batches are (B, C, H, W) float32 and (B,) int64.
+    """Images with classes, by name (`actsearch.data.names("images")`); batches: (B, C, H, W) float32 and (B,) int64.
 
     root: folder of the data sets (the .npz file for "npz", the folder with train/ and test/ for "folder"); default
         the environment's ACTSEARCH_DATA, else ~/.cache/actsearch/data. What is missing there is downloaded.
@@ -45,6 +47,7 @@ class ImageData(pl.LightningDataModule):
     Raises UnknownNameError, SettingsError, and, when the data is first asked for, DataError.
     """
 
+    kind = "classification"
     name: str  # Lightning's own attribute, which may be None there
 
     def __init__(
@@ -60,9 +63,8 @@ class ImageData(pl.LightningDataModule):
         **options: Any,
     ) -> None:
         super().__init__()
-        check(name, options)
-        if batch_size < 1 or num_workers < 0:
-            raise SettingsError(f"batch_size must be ≥ 1 and num_workers ≥ 0, not {batch_size} and {num_workers}")
+        check(IMAGES, name, options)
+        check_loading(batch_size, num_workers)
         self.name = name
         self.root = default_root() if root is None else Path(root).expanduser()
         self.batch_size = batch_size
@@ -94,6 +96,16 @@ class ImageData(pl.LightningDataModule):
             return 1
         height, width = self.train_set.images.shape[2:]
         return height if height == width else (height, width)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a model must know of the data: see `actsearch.models.build`."""
+        return {
+            "num_classes": self.num_classes,
+            "in_channels": self.in_channels,
+            "image_size": self.image_size,
+            "in_features": math.prod(self.train_set.images.shape[1:]),
+        }
 
     @property
     def train_set(self) -> ImageSet:
@@ -130,18 +142,11 @@ class ImageData(pl.LightningDataModule):
 
     def loader(self, dataset: Dataset, shuffle: bool) -> DataLoader:
         """A loader over `dataset`, for instance a subset of `train_set`, with this module's batch size and workers."""
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            shuffle=shuffle,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
+        return make_loader(dataset, self.batch_size, self.num_workers, shuffle)
 
     @cached_property
     def _loaded(self) -> _Loaded:
-        source = read(self.name, self.root, self.options)
+        source: Source = read(IMAGES, self.name, self.root, self.options)
         images, labels = _take(source.train, self.limit_train, self.seed, "limit_train")
         if source.mean is None or source.std is None:
             mean, std = statistics(images)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,14 @@ from actsearch.data.digits import digits
 from actsearch.data.folder import folder
 from actsearch.data.mnist import fashion_mnist, kmnist, mnist
 from actsearch.data.npz import npz
-from actsearch.data.source import Source
+from actsearch.data.text_sources import python_reference, text, tinyshakespeare, tinystories
 from actsearch.data.torchvision_sets import cifar10, cifar100, semeion, svhn
 from actsearch.errors import SettingsError, UnknownNameError, unknown_name
 
-_READERS: dict[str, Callable[..., Source]] = {
+Readers = Mapping[str, Callable[..., Any]]
+
+# Each gives a Source.
+IMAGES: Readers = {
     "digits": digits,
     "mnist": mnist,
     "kmnist": kmnist,
@@ -29,27 +32,37 @@ _READERS: dict[str, Callable[..., Source]] = {
     "npz": npz,
     "folder": folder,
 }
+# Each gives a TextSource.
+TEXTS: Readers = {
+    "python_reference": python_reference,
+    "tinyshakespeare": tinyshakespeare,
+    "tinystories": tinystories,
+    "text": text,
+}
 
 
-def names() -> list[str]:
-    """The data sets that `ImageData` knows."""
-    return sorted(_READERS)
+def names(kind: str | None = None) -> list[str]:
+    """The data sets that `actsearch.data.build` knows; of `kind` "images" (ImageData) or "text" (TextData), or all."""
+    kinds: Mapping[str | None, Readers] = {"images": IMAGES, "text": TEXTS, None: {**IMAGES, **TEXTS}}
+    if kind not in kinds:
+        raise UnknownNameError("kind of data", str(kind), ["images", "text"])
+    return sorted(kinds[kind])
 
 
-def check(name: str, options: dict[str, Any]) -> None:
+def check(readers: Readers, name: str, options: Mapping[str, Any]) -> None:
     """Raise UnknownNameError for an unknown data set and SettingsError for an option that its reader does not have."""
-    if name not in _READERS:
-        raise UnknownNameError("data set", name, _READERS)
-    known = [p for p in inspect.signature(_READERS[name]).parameters if p != "root"]
+    if name not in readers:
+        raise UnknownNameError("data set", name, readers)
+    known = [p for p in inspect.signature(readers[name]).parameters if p != "root"]
     for option in options:
         if option not in known:
             listed = ", ".join(known) or "none"
             raise SettingsError(f"{unknown_name(f'option of data set {name}', option, known)} (options: {listed})")
 
 
-def read(name: str, root: Path, options: dict[str, Any]) -> Source:
+def read(readers: Readers, name: str, root: Path, options: Mapping[str, Any]) -> Any:
     """Read the data set `name` from `root`. Raises DataError if it is not there, or not what its name promises."""
-    check(name, options)
-    reader = _READERS[name]
+    check(readers, name, options)
+    reader = readers[name]
     where = {"root": root} if "root" in inspect.signature(reader).parameters else {}
     return reader(**where, **options)

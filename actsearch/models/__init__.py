@@ -3,28 +3,63 @@
 from __future__ import annotations
 
 import inspect
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 
 from actsearch.errors import SettingsError, UnknownNameError, unknown_name
-from actsearch.models.lenet import lenet
+from actsearch.models.init import scale_weights
+from actsearch.models.lenet import lenet, lenet_wide
+from actsearch.models.minigpt import gpt, minigpt, smallgpt, tinygpt
 from actsearch.models.mlp import mlp
+from actsearch.models.preact import preact_resnet18
 from actsearch.models.resnet import resnet8, resnet20, resnet32, resnet44, resnet56
+from actsearch.models.vit import vit, vit_small, vit_tiny
 
-__all__ = ["build", "lenet", "mlp", "names", "resnet8", "resnet20", "resnet32", "resnet44", "resnet56"]
+__all__ = [
+    "build",
+    "gpt",
+    "lenet",
+    "lenet_wide",
+    "minigpt",
+    "mlp",
+    "names",
+    "preact_resnet18",
+    "resnet8",
+    "resnet20",
+    "resnet32",
+    "resnet44",
+    "resnet56",
+    "scale_weights",
+    "smallgpt",
+    "tinygpt",
+    "vit",
+    "vit_small",
+    "vit_tiny",
+]
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "gpt": gpt,
     "lenet": lenet,
+    "lenet_wide": lenet_wide,
+    "minigpt": minigpt,
     "mlp": mlp,
+    "preact_resnet18": preact_resnet18,
     "resnet8": resnet8,
     "resnet20": resnet20,
     "resnet32": resnet32,
     "resnet44": resnet44,
     "resnet56": resnet56,
+    "smallgpt": smallgpt,
+    "tinygpt": tinygpt,
+    "vit": vit,
+    "vit_small": vit_small,
+    "vit_tiny": vit_tiny,
 }
+
+# What data may know, by the kind of data that knows it.
+_FACTS = {"images": ("num_classes", "in_channels", "image_size", "in_features"), "text": ("vocab_size", "context")}
 
 
 def names() -> list[str]:
@@ -32,29 +67,28 @@ def names() -> list[str]:
     return sorted(_BUILDERS)
 
 
-def build(
-    name: str, *, num_classes: int, in_channels: int, image_size: int | tuple[int, int], **options: Any
-) -> nn.Module:
-    """Build the model `name` for images (B, in_channels, image_size, image_size), or (height, width), and num_classes.
+def build(name: str, facts: Mapping[str, Any], **options: Any) -> nn.Module:
+    """Build the model `name` for data of which `facts` are known (see `facts` of the data modules).
 
-    A builder is handed those of the facts about the data that its signature names (`in_features` is the product of
-    the shape); `options` are its other arguments, such as `width` or `hidden`.
-    Raises UnknownNameError for an unknown model and SettingsError for an unknown option.
+    A builder is handed those facts that its signature names: num_classes, in_channels, image_size (one side, or
+    (height, width)) and in_features (the product of the shape) of images; vocab_size and context of text.
+    `options` are its other arguments, such as `width` or `hidden`.
+    Raises UnknownNameError for an unknown model, and SettingsError for an unknown option or data of another kind.
     """
     if name not in _BUILDERS:
         raise UnknownNameError("model", name, _BUILDERS)
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    facts = {
-        "num_classes": num_classes,
-        "in_channels": in_channels,
-        "image_size": image_size,
-        "in_features": math.prod((in_channels, height, width)),
-    }
     accepted = inspect.signature(_BUILDERS[name]).parameters
-    known = [p for p in accepted if p not in facts]
+    for kind, known_of_kind in _FACTS.items():
+        lacking = [fact for fact in known_of_kind if fact in accepted and fact not in facts]
+        if lacking:
+            raise SettingsError(
+                f"model {name} needs {kind} ({', '.join(lacking)}); the data gives {' and '.join(facts) or 'nothing'}"
+            )
+    given = {fact for known_of_kind in _FACTS.values() for fact in known_of_kind if fact in accepted}
+    known = [p for p in accepted if p not in given]
     for option in options:
         if option not in known:
             raise SettingsError(
                 f"{unknown_name(f'option of model {name}', option, known)} (options: {', '.join(known)})"
             )
-    return _BUILDERS[name](**{k: v for k, v in facts.items() if k in accepted}, **options)
+    return _BUILDERS[name](**{fact: facts[fact] for fact in given}, **options)

@@ -2,8 +2,10 @@
 
 import actsearch._torchvision  # noqa: F401
 
+from actsearch.tasks.build import build
 from actsearch.tasks.classification import Classification
+from actsearch.tasks.language_modelling import LanguageModelling
 from actsearch.tasks.optim import OptimSettings
 from actsearch.tasks.regression import Regression
 
-__all__ = ["Classification", "OptimSettings", "Regression"]
+__all__ = ["Classification", "LanguageModelling", "OptimSettings", "Regression", "build"]

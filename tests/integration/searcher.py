@@ -26,7 +26,7 @@ def main() -> None:
     torch.manual_seed(0)
     # Augmentation, so that the order and the random numbers of the loader matter too.
     data = ImageData("digits", batch_size=32, limit_train=320, augment=True)
-    model = build("resnet8", num_classes=10, in_channels=1, image_size=8, width=4)
+    model = build("resnet8", data.facts, width=4)
     result = actsearch.search(
         Classification(model, 10, lr=0.1),
         data,

@@ -35,7 +35,7 @@ def test_shipped_file_is_valid(path: Path) -> None:
     standard_contestants(config.compare.activations, space, config.compare.random)
     assert config.data.name in data_names()
     facts = {"num_classes": 10, "in_channels": 3, "image_size": 32}
-    model = models.build(config.model.name, **facts, **config.model.options)
+    model = models.build(config.model.name, facts, **config.model.options)
     settings = {k: v for k, v in vars(config.training).items() if k != "label_smoothing"}
     Classification(model, 10, label_smoothing=config.training.label_smoothing, **settings)
 

@@ -221,8 +221,7 @@ def test_a_student_learns_its_teacher():
 def test_resnet8_learns_the_digits():
     """Measured: 98 % after 15 epochs of 0.35 s on one core."""
     data = ImageData("digits")
-    shape = {"num_classes": data.num_classes, "in_channels": data.in_channels, "image_size": data.image_size}
-    task = Classification(models.build("resnet8", width=8, **shape), data.num_classes, lr=0.1)
+    task = Classification(models.build("resnet8", data.facts, width=8), data.num_classes, lr=0.1)
     trainer = pl.Trainer(max_epochs=15, limit_val_batches=1, **QUIET)
     trainer.fit(task, data.train_dataloader(), data.test_dataloader())
     (result,) = trainer.test(task, data.test_dataloader(), verbose=False)
