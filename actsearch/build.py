@@ -11,11 +11,10 @@ import actsearch._torchvision  # noqa: F401
 import pytorch_lightning as pl
 
 from actsearch import models
-from actsearch.compare import standard_contestants
+from actsearch.compare import Contestant, standard_contestants
 from actsearch.config import SearchConfig
 from actsearch.data import ImageData
 from actsearch.errors import UnknownNameError
-from actsearch.genotype import Genotype
 from actsearch.space import SearchSpace
 from actsearch.tasks import Classification, OptimSettings
 
@@ -28,13 +27,13 @@ class Experiment:
         space: the search space.
         data: the data module.
         build_task: gives a task with fresh weights, drawn from torch's global generator.
-        controls: the activations to compare with, by name.
+        controls: the activations to compare with.
     """
 
     space: SearchSpace
     data: ImageData
     build_task: Callable[[], pl.LightningModule]
-    controls: dict[str, Genotype]
+    controls: list[Contestant]
 
 
 def build(config: SearchConfig) -> Experiment:

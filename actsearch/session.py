@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,18 +14,18 @@ import actsearch._torchvision  # noqa: F401
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
-from rich.table import Table
 
 from actsearch import api
 from actsearch.activation import Activation
 from actsearch.build import Experiment, build
-from actsearch.compare import DISCOVERED, Comparison, Result, compare
+from actsearch.compare import DISCOVERED, Budget, Comparison, Retraining, compare, of_genotype
 from actsearch.config import SearchConfig
 from actsearch.errors import Stopped
 from actsearch.genotype import Genotype
+from actsearch.report.comparison import describe, show_comparison, write
 from actsearch.report.plots import draw_activation, save
 from actsearch.report.progress import SearchProgress
-from actsearch.report.terminal import ComparisonRow, comparison_table, make_console, plain
+from actsearch.report.terminal import make_console, plain
 from actsearch.run import RunDirectory
 from actsearch.search.bilevel import BilevelSearch
 from actsearch.search.checkpoint import SearchCheckpoint, checkpoints
@@ -189,7 +188,7 @@ def _compare(
     epochs: int,
     directory: Path,
 ) -> Comparison:
-    contestants = {DISCOVERED: found, **experiment.controls}
+    contestants = [of_genotype(found, DISCOVERED), *experiment.controls]
     total = len(contestants) * len(seeds)
     if not config.run.quiet:
         say(
@@ -198,60 +197,27 @@ def _compare(
         )
     done = 0
 
-    def report(result: Result) -> None:
+    def report(result: Retraining) -> None:
         nonlocal done
         done += 1
         if not config.run.quiet:
-            say(f"  {done}/{total}  seed {result.seed}  {result.activation}: {result.value:.4f}")
+            say(f"  {done}/{total}  {describe(result)}")
 
     comparison = compare(
         experiment.build_task,
         experiment.data,
         contestants,
         seeds=list(seeds),
-        epochs=epochs,
+        budget=Budget(epochs),
         directory=directory,
         trainer=config.trainer.options(),
         report=report,
+        context={part: config.to_dict()[part] for part in ("data", "model", "training")},
     )
+    write(comparison, directory)
     say("")
-    console.print(_table(comparison))
-    say(_summary(comparison))
+    show_comparison(comparison, console)
     return comparison
-
-
-def _summary(comparison: Comparison) -> str:
-    """Which differences are significant, in a sentence."""
-    better: list[str] = []
-    worse: list[str] = []
-    for row in comparison.rows:
-        if row.p_holm < 0.05:  # false for NaN
-            (better if (row.difference > 0) == comparison.higher_is_better else worse).append(row.name)
-    sides = {"better": better, "worse": worse}
-    found = [f"significantly {how} than {', '.join(names)}" for how, names in sides.items() if names]
-    return f"The discovered function is {' and '.join(found) or 'not significantly different from any of them'}."
-
-
-def _table(comparison: Comparison) -> Table:
-    """The comparison, in percent where it is an accuracy."""
-    is_share = comparison.metric.endswith("acc")
-    scale = 100 if is_share else 1
-    rows = [
-        ComparisonRow(
-            name=row.name,
-            seeds=len(row.values),
-            mean=scale * row.mean,
-            sd=scale * row.sd if math.isfinite(row.sd) else None,
-            difference=-scale * row.difference if math.isfinite(row.difference) else None,
-            interval=(-scale * row.interval[1], -scale * row.interval[0]) if math.isfinite(row.interval[0]) else None,
-            p=row.p_holm,
-            kind=row.name if row.name == DISCOVERED else "control",
-        )
-        for row in comparison.rows
-    ]
-    metric = "test accuracy (%)" if comparison.metric == "test_acc" else comparison.metric
-    title = f"after {comparison.epochs} epochs; p: paired t test over seeds, corrected for all rows (Holm)"
-    return comparison_table(rows, metric=metric, reference=DISCOVERED, title=title, console=console)
 
 
 # -- the process ---------------------------------------------------------------------------------------------------

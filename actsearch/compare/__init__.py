@@ -1,0 +1,34 @@
+"""compare: retrain discovered and standard activations over seeds, and say honestly what came of it."""
+
+from actsearch.compare.comparison import Comparison, Row, Test
+from actsearch.compare.contestants import (
+    DISCOVERED,
+    TORCH_NAMES,
+    Contestant,
+    contestant,
+    of_genotype,
+    standard_contestants,
+)
+from actsearch.compare.retrain import Budget, Retrainer, Retraining
+from actsearch.compare.statistics import Paired, detectable, holm, paired
+from actsearch.compare.study import compare
+
+__all__ = [
+    "DISCOVERED",
+    "TORCH_NAMES",
+    "Budget",
+    "Comparison",
+    "Contestant",
+    "Paired",
+    "Retrainer",
+    "Retraining",
+    "Row",
+    "Test",
+    "compare",
+    "contestant",
+    "detectable",
+    "holm",
+    "of_genotype",
+    "paired",
+    "standard_contestants",
+]

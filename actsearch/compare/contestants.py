@@ -1,0 +1,256 @@
+"""Contestants: the activations that are retrained, by name, file, or class, and how each site gets its own."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch.nn.modules.activation as torch_activations
+from torch import Tensor, nn
+
+from actsearch.activation import Activation, Parameters, for_sites, second_moment_gain
+from actsearch.errors import GenotypeError, SettingsError, UnknownNameError, unknown_name
+from actsearch.genotype import Genotype
+from actsearch.ops import registry
+from actsearch.ops.clip import Clip
+from actsearch.seeds import mix_seed
+from actsearch.space import SearchSpace
+from actsearch.swap import Site
+
+DISCOVERED = "discovered"
+Kind = Literal["discovered", "standard", "random", "control"]
+Gain = Literal["none", "activation", "weights"]
+
+# Not element-wise, or (Threshold) without a value for its arguments.
+_LEFT_OUT = {"Softmax", "Softmax2d", "Softmin", "LogSoftmax", "GLU", "MultiheadAttention", "Threshold"}
+TORCH_NAMES: tuple[str, ...] = tuple(sorted(set(torch_activations.__all__) - _LEFT_OUT))
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """An activation that takes part in a comparison.
+
+    Attributes:
+        name: in tables; unlike every other's.
+        make: gives a site its module, as `swap` wants it. It is copied before each retraining, so that what it shares
+            between sites is not shared between retrainings; for several processes it must be picklable.
+        formula: in words or symbols.
+        genotype: where it has one.
+        kind: discovered, standard, random (drawn from the same space), or another control.
+        weights: what the initial weights of the task are multiplied by, relative to those for ReLU.
+        identity: tells its results on disk from those of another function of the same name; default: the formula.
+    """
+
+    name: str
+    make: Callable[[Site], nn.Module]
+    formula: str
+    genotype: Genotype | None = None
+    kind: Kind = "standard"
+    weights: float = 1.0
+    identity: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise SettingsError(unknown_name("kind of contestant", str(self.kind), get_args(Kind)))
+        if not self.identity:
+            object.__setattr__(self, "identity", self.formula)
+
+
+@dataclass
+class _OfGenotype:
+    """What `for_sites` gives, in a form that can be copied and sent to another process."""
+
+    genotype: Genotype
+    parameters: Parameters
+    channel_axis: int | None
+    shared: nn.Module | None = None
+
+    def __call__(self, site: Site) -> nn.Module:
+        if self.shared is not None:
+            return self.shared
+        module = for_sites(self.genotype, self.parameters, self.channel_axis)(site)
+        if self.parameters == "network":
+            self.shared = module
+        return module
+
+
+class _Scaled(nn.Module):
+    """A constant times a module."""
+
+    def __init__(self, module: nn.Module, scale: float) -> None:
+        super().__init__()
+        self.module, self.scale = module, scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * self.module(x)
+
+    def extra_repr(self) -> str:
+        return f"times {self.scale:g}"
+
+
+@dataclass(frozen=True)
+class _OfClass:
+    """A new instance of a class of torch.nn, by name, for every site."""
+
+    name: str
+    scale: float = 1.0
+
+    def __call__(self, site: Site) -> nn.Module:
+        module: nn.Module = getattr(nn, self.name)()
+        return module if self.scale == 1 else _Scaled(module, self.scale)
+
+
+def of_genotype(
+    genotype: Genotype,
+    name: str,
+    kind: Kind = "discovered",
+    *,
+    parameters: Parameters = "frozen",
+    channel_axis: int | None = None,
+    gain: Gain = "none",
+) -> Contestant:
+    """A genotype as a contestant; see `contestant` for the options and the errors."""
+    _check_gain(gain)
+    for_sites(genotype, parameters, channel_axis)  # complains about its options before anything is trained
+    factor = 1.0
+    if gain == "activation":
+        genotype = Activation(genotype).rescaled().genotype
+    elif gain == "weights":
+        factor = _factor(Activation(genotype), genotype.formula)
+    clip = genotype.clip
+    facts = {k: v for k, v in json.loads(genotype.to_json()).items() if k not in ("space", "provenance")}
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+    scope = parameters if parameters != "channel" else f"channel (axis {channel_axis})"
+    identity = f"{genotype.formula} | {clip.kind} clip {clip.limit:g} | parameters {scope} | gain {gain} | {digest}"
+    make = _OfGenotype(genotype, parameters, channel_axis)
+    return Contestant(name, make, genotype.formula, genotype, kind, factor, identity)
+
+
+def contestant(
+    source: str | Path | Genotype,
+    name: str | None = None,
+    kind: Kind | None = None,
+    *,
+    parameters: Parameters = "frozen",
+    channel_axis: int | None = None,
+    gain: Gain = "none",
+) -> Contestant:
+    """The activation that `source` means.
+
+    Args:
+        source: a unary operation (`relu`, unclipped), a class of torch.nn (`Hardswish`; element-wise ones only), a
+            genotype file, a run directory, `zoo:NAME`, or a Genotype.
+        name: in tables; default: the operation, the class, the zoo's name, or the folder or file.
+        kind: default: discovered for files, runs and genotypes, control for the zoo, and standard for the others.
+        parameters, channel_axis: who owns β and γ of a genotype; see `for_sites`. Classes of torch.nn keep their own.
+        gain: `activation` multiplies the function by its gain, so that it preserves the second moment under N(0, 1);
+            `weights` multiplies the initial weights by the gain over ReLU's √2 instead; `none` leaves both.
+
+    Raises UnknownNameError with near matches, GenotypeError, or SettingsError.
+    """
+    if isinstance(source, Genotype):
+        return of_genotype(
+            source, name or DISCOVERED, kind or DISCOVERED, parameters=parameters, channel_axis=channel_axis, gain=gain
+        )
+    text = str(source)
+    if text in TORCH_NAMES:
+        return _of_class(text, name or text, kind or "standard", gain)
+    default: Kind
+    if text.startswith("zoo:"):
+        genotype = importlib.import_module("actsearch.zoo").load(text.removeprefix("zoo:"))
+        own, default = text.removeprefix("zoo:"), "control"
+    elif text in _unary():
+        genotype, own, default = Genotype.of_op(text, Clip("none")), text, "standard"
+    elif text.endswith(".json") or os.sep in text or Path(text).exists():
+        genotype, own, default = *_from_file(Path(text)), DISCOVERED
+    else:
+        raise UnknownNameError("activation", text, [*_unary(), *TORCH_NAMES])
+    return of_genotype(
+        genotype, name or own, kind or default, parameters=parameters, channel_axis=channel_axis, gain=gain
+    )
+
+
+def standard_contestants(
+    names: Sequence[str | Path],
+    space: SearchSpace | None = None,
+    random: int = 0,
+    seed: int = 0,
+    *,
+    parameters: Parameters = "frozen",
+    channel_axis: int | None = None,
+    gain: Gain = "none",
+) -> list[Contestant]:
+    """The controls: what `names` mean to `contestant`, and `random` functions of `space`, drawn by `seed`.
+
+    A random function that no gain can rescale, such as a constant 0, is passed over where one is asked for.
+    Raises what `contestant` raises, and SettingsError if there is no space to draw from, or none of its functions fits.
+    """
+    controls = []
+    for name in names:
+        found = contestant(name, parameters=parameters, channel_axis=channel_axis, gain=gain)
+        if found.kind == DISCOVERED:
+            found = contestant(name, kind="control", parameters=parameters, channel_axis=channel_axis, gain=gain)
+        controls.append(found)
+    if random and space is None:
+        raise SettingsError("random controls need the search space that they are drawn from")
+    drawn = 0
+    for k in range(100 + 10 * random):
+        if space is None or drawn == random:
+            return controls
+        genotype, label = space.random(mix_seed(seed, 7_919, k)), f"random {drawn + 1}"
+        try:
+            one = of_genotype(genotype, label, "random", parameters=parameters, channel_axis=channel_axis, gain=gain)
+        except GenotypeError:  # a gain that is not finite
+            continue
+        controls.append(one)
+        drawn += 1
+    raise SettingsError(f"space {space.name} has too few functions that can be rescaled; use gain none")  # type: ignore[union-attr]
+
+
+def _of_class(name: str, label: str, kind: Kind, gain: Gain) -> Contestant:
+    _check_gain(gain)
+    # In evaluation mode, where RReLU is a function.
+    module = _OfClass(name)(Site("", "")).eval()
+    scale = factor = 1.0
+    if gain == "activation":
+        scale = math.sqrt(2) * _factor(module, name)
+    elif gain == "weights":
+        factor = _factor(module, name)
+    formula = repr(module) if scale == 1 else f"{scale:.6g} * {module!r}"
+    return Contestant(label, _OfClass(name, scale), formula, None, kind, factor, f"torch.nn.{formula} | gain {gain}")
+
+
+def _factor(module: nn.Module, name: str) -> float:
+    """What weights drawn for ReLU must be multiplied by to suit `module`."""
+    module = module.double()  # the parameters of PReLU
+    factor = second_moment_gain(module) / math.sqrt(2)
+    if not (math.isfinite(factor) and factor > 0):
+        raise GenotypeError(f"{name} has no gain: its second moment under N(0, 1) is zero or not finite")
+    return factor
+
+
+def _check_gain(gain: Gain) -> None:
+    if gain not in get_args(Gain):
+        raise SettingsError(unknown_name("gain", str(gain), get_args(Gain)))
+
+
+def _unary() -> list[str]:
+    return [spec.id for spec in registry.of_arity(1)]
+
+
+def _from_file(path: Path) -> tuple[Genotype, str]:
+    """The genotype of a file or a run directory, and what to call it. Raises GenotypeError."""
+    if path.is_dir():
+        several = sorted(p.name for p in path.glob("genotype.*.json"))
+        if several and not (path / "genotype.json").is_file():
+            raise GenotypeError(f"{path} holds {len(several)} functions; name one of them: {', '.join(several)}")
+        path = path / "genotype.json"
+    own = path.resolve().parent.name if path.stem == "genotype" else path.stem
+    return Genotype.load(path), own

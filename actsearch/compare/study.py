@@ -1,0 +1,172 @@
+"""compare: retraining with several activations over seeds, paired, to disk as it goes, in parallel if wanted."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import actsearch._torchvision  # noqa: F401
+
+import pytorch_lightning as pl
+import torch
+
+from actsearch.compare.comparison import Comparison, Entry
+from actsearch.compare.contestants import DISCOVERED, Contestant, of_genotype
+from actsearch.compare.cost import saved_bytes
+from actsearch.compare.parallel import run_parallel
+from actsearch.compare.records import Records
+from actsearch.compare.retrain import PLACE, Budget, Curve, Retrainer, Retraining
+from actsearch.errors import SettingsError, TaskError, UnknownNameError
+from actsearch.genotype import Genotype
+
+
+def compare(
+    build_task: Callable[[], pl.LightningModule],
+    datamodule: Any,
+    contestants: Sequence[Contestant] | Mapping[str, Genotype],
+    *,
+    seeds: Sequence[int],
+    budget: Budget,
+    directory: Path | str,
+    trainer: Mapping[str, Any] | None = None,
+    report: Callable[[Retraining], None] | None = None,
+    metric: str | None = None,
+    higher_is_better: bool | None = None,
+    jobs: int = 1,
+    reference: str = DISCOVERED,
+    context: Mapping[str, Any] | None = None,
+    curve: Curve = "train",
+) -> Comparison:
+    """Retrain every contestant from scratch for every seed, at the same budget, and test it.
+
+    For one seed all contestants start from the same weights and see the same batches, augmentation and dropout, so
+    differences are paired. Each result is added to `directory`/retrainings.jsonl at once; what is already there is not
+    trained again. At the end comparison.json and comparison.csv are written.
+
+    Args:
+        build_task: gives a fresh task; called after seeding, so that equal seeds give equal weights.
+        datamodule: with `train_dataloader` and `test_dataloader`.
+        contestants: the activations; of genotypes by name, the one named `discovered` counts as such, and those named
+            `random…` as random functions of its space.
+        seeds, budget: of the retrainings.
+        directory: for the results.
+        trainer: further arguments of the Trainer. A retraining runs on one device; `devices` is how many of them the
+            jobs are shared out among, `strategy` and `num_nodes` are not used.
+        report: told every Retraining as it comes, also those read from disk.
+        metric: what `test_step` logs; default: `test_acc` if it is there, else `test_loss`.
+        higher_is_better: default: for names that end in `acc`.
+        jobs: so many at once, in processes of one CPU thread each; `build_task` and `datamodule` must be picklable. On
+            CPU the numbers are those of one thread without processes, to the bit.
+        reference: name of the contestant that every other is compared with; `discovered` is every one of that kind.
+        context: plain data on data, model and training; results in `directory` from another context are refused.
+        curve: what to record of every epoch; see Retrainer.
+
+    Raises TaskError if the task does not log the metric, RunError if the directory cannot be written or holds results
+    of other functions or conditions, SettingsError and UnknownNameError for arguments that cannot work.
+    """
+    if isinstance(contestants, Mapping):
+        contestants = [of_genotype(genotype, name, _kind_of(name)) for name, genotype in contestants.items()]
+    seeds = list(seeds)
+    _check(contestants, seeds, jobs)
+    references = _references(contestants, reference)
+    options = dict(trainer or {})
+    retrainer = Retrainer(build_task, datamodule, budget, options, curve)
+    common = {
+        "budget": dataclasses.asdict(budget),
+        # Callbacks and loggers are no plain data, and decide nothing that is compared.
+        "trainer": {k: v for k, v in options.items() if k not in PLACE and isinstance(v, str | int | float)},
+        "context": context or {},
+    }
+    records = Records(directory, common, contestants)
+    wanted = [(contestant, seed) for seed in seeds for contestant in contestants]
+    missing = [(contestant, seed) for contestant, seed in wanted if (contestant.name, seed) not in records.done]
+    for contestant, seed in wanted:
+        if report is not None and (contestant.name, seed) in records.done:
+            report(records.done[contestant.name, seed])
+    if missing:
+        retrainer.prepare()
+    for result in _train(retrainer, missing, jobs, options):
+        records.add(result)
+        _metric_of([result], metric)
+        if report is not None:
+            report(result)
+    results = [records.done[contestant.name, seed] for contestant, seed in wanted]
+    metric = _metric_of(results, metric)
+    comparison = Comparison(
+        metric=metric,
+        higher_is_better=metric.endswith("acc") if higher_is_better is None else higher_is_better,
+        seeds=tuple(seeds),
+        budget=budget,
+        entries=tuple(Entry.of(contestant, _saved(contestant)) for contestant in contestants),
+        retrainings=tuple(results),
+        references=references,
+        context=dict(context or {}),
+    )
+    comparison.save(directory)
+    return comparison
+
+
+def _train(
+    retrainer: Retrainer, missing: Sequence[tuple[Contestant, int]], jobs: int, options: Mapping[str, Any]
+) -> Iterator[Retraining]:
+    """Seeds outermost: a comparison that is cut short still has complete pairs."""
+    if jobs > 1 and len(missing) > 1:
+        yield from run_parallel(retrainer, missing, jobs, _accelerators(options))
+        return
+    for contestant, seed in missing:
+        yield retrainer(contestant, seed)
+
+
+def _accelerators(options: Mapping[str, Any]) -> int | None:
+    """How many of them the jobs are shared out among; None without."""
+    if options.get("accelerator", "auto") not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
+        return None
+    wanted = options.get("devices", "auto")
+    there = torch.cuda.device_count()
+    return min(wanted, there) if isinstance(wanted, int) and wanted > 0 else there
+
+
+def _kind_of(name: str) -> Any:
+    if name == DISCOVERED:
+        return DISCOVERED
+    return "random" if name.startswith("random") else "standard"
+
+
+def _check(contestants: Sequence[Contestant], seeds: Sequence[int], jobs: int) -> None:
+    names = [contestant.name for contestant in contestants]
+    if not names or not seeds:
+        raise SettingsError("a comparison needs at least one contestant and one seed")
+    for what, values in (("contestants", names), ("seeds", seeds)):
+        if twice := sorted({value for value in values if values.count(value) > 1}):  # type: ignore[type-var]
+            raise SettingsError(f"two {what} of a comparison are {twice[0]!r}; each must be there once")
+    if jobs < 1:
+        raise SettingsError(f"jobs must be at least 1, not {jobs}")
+
+
+def _references(contestants: Sequence[Contestant], reference: str) -> tuple[str, ...]:
+    if reference == DISCOVERED:
+        return tuple(c.name for c in contestants if c.kind == DISCOVERED)
+    if reference not in [c.name for c in contestants]:
+        raise UnknownNameError("contestant", reference, [c.name for c in contestants])
+    return (reference,)
+
+
+def _metric_of(results: Sequence[Retraining], metric: str | None) -> str:
+    """The metric that the results are compared by. Raises TaskError if one of them lacks it."""
+    logged = [set(r.metrics) for r in results if not r.failure]
+    common = set.intersection(*logged) if logged else set()
+    if metric is None:
+        metric = "test_acc" if "test_acc" in common or not logged else "test_loss"
+    if logged and metric not in common:
+        raise TaskError(f"test_step does not log {metric!r}; it logs: {', '.join(sorted(common)) or 'nothing'}")
+    return metric
+
+
+def _saved(contestant: Contestant) -> float:
+    try:
+        return saved_bytes(contestant.make)
+    except RuntimeError:  # a module of its own that does not take images
+        return math.nan
