@@ -183,6 +183,11 @@ class BilevelSearch(pl.LightningModule):
         )
 
     @property
+    def accumulate(self) -> int:
+        """Batches that make one step of either level."""
+        return self.settings.accumulate
+
+    @property
     def upper_parameters(self) -> list[nn.Parameter]:
         """What α steps train."""
         return self.alphas + (self.op_parameters if self.settings.op_parameters == "alpha" else [])

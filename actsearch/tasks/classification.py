@@ -17,7 +17,8 @@ class Classification(Task):
 
     Logs, once an epoch, train_loss and train_acc (accuracies are fractions), val_… and test_…; label smoothing
     (Szegedy et al. 2016) applies to training only. `optim` are the fields of `actsearch.tasks.OptimSettings`:
-    optimizer, lr, momentum, weight_decay, decay_1d, schedule, milestones, gamma, warmup_epochs.
+    optimizer, lr, momentum, betas, weight_decay, decay_1d, schedule, interval, milestones, gamma, final_lr,
+    warmup_epochs, warmup_steps.
     Raises SettingsError for settings out of range and TaskError for a model that does not return such logits.
     """
 

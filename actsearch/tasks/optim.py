@@ -17,40 +17,56 @@ from actsearch.errors import SettingsError, unknown_name
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("cosine", "step", "constant")
+INTERVALS = ("epoch", "step")
 
 
 @dataclass(frozen=True)
 class OptimSettings:
     """How a task trains its weights. The defaults are those of He et al. 2016 with the cosine of Loshchilov 2017.
 
-    optimizer: "sgd", "adam" or "adamw"; lr: the peak learning rate; momentum: of "sgd" only.
+    optimizer: "sgd", "adam" or "adamw"; lr: the peak learning rate; momentum: of "sgd" only; betas: of the others.
     weight_decay: on every parameter; decay_1d=False spares biases and the gains of normalisations. A module can spare
         parameters of its own (slopes, coefficients) by naming them in an attribute `undecayed`.
-    schedule: "cosine" to zero, "step" by `gamma` at each of `milestones`, or "constant", set once an epoch.
-    milestones: epochs, or fractions of the run where below 1.
-    warmup_epochs: epochs in which the rate first rises linearly; the cosine spans those that are left.
+    schedule: "cosine" to `final_lr`, "step" by `gamma` at each of `milestones`, or "constant".
+    interval: whether the rate is set once an "epoch" or at every "step" of the optimiser.
+    milestones: epochs (or steps), or fractions of the run where below 1.
+    final_lr: where the cosine ends, as a learning rate.
+    warmup_epochs, warmup_steps: in which the rate first rises linearly, whichever is of the `interval`; the cosine
+        spans what is left.
     """
 
     optimizer: str = "sgd"
     lr: float = 0.1
     momentum: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 1e-4
     decay_1d: bool = True
     schedule: str = "cosine"
+    interval: str = "epoch"
     milestones: Sequence[float] = (0.5, 0.75)
     gamma: float = 0.1
+    final_lr: float = 0.0
     warmup_epochs: int = 0
+    warmup_steps: int = 0
 
     def __post_init__(self) -> None:
-        for kind, value, known in (("optimizer", self.optimizer, OPTIMIZERS), ("schedule", self.schedule, SCHEDULES)):
-            if value not in known:
-                raise SettingsError(unknown_name(kind, value, known))
+        for kind, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("interval", INTERVALS)):
+            if getattr(self, kind) not in known:
+                raise SettingsError(unknown_name(kind, getattr(self, kind), known))
         if not (self.lr > 0 and self.gamma > 0):  # so written, it refuses NaN too
             raise SettingsError(f"lr and gamma must be above 0, not {self.lr} and {self.gamma}")
-        if self.weight_decay < 0 or self.warmup_epochs < 0 or min(self.milestones, default=0) < 0:
-            raise SettingsError("weight_decay, warmup_epochs and milestones cannot be negative")
+        if min(self.weight_decay, self.warmup_epochs, self.warmup_steps, *self.milestones) < 0:
+            raise SettingsError("weight_decay, warmup_epochs, warmup_steps and milestones cannot be negative")
         if not 0 <= self.momentum < 1:
             raise SettingsError(f"momentum must be from 0 to below 1, not {self.momentum}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise SettingsError(f"betas must be two numbers from 0 to below 1, not {list(self.betas)}")
+        if not 0 <= self.final_lr <= self.lr:
+            raise SettingsError(f"final_lr must be from 0 to lr = {self.lr}, not {self.final_lr}")
+        for unit in INTERVALS:
+            warmup = getattr(self, f"warmup_{unit}s")
+            if warmup and self.interval != unit:
+                raise SettingsError(f"warmup_{unit}s is for interval {unit!r}; with {self.interval!r} set the other")
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> OptimSettings:
@@ -67,28 +83,30 @@ class OptimSettings:
         if self.optimizer == "sgd":
             return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum)
         kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
-        return kind(groups, lr=self.lr)
+        return kind(groups, lr=self.lr, betas=self.betas)
 
-    def rate(self, epoch: int, max_epochs: int | None) -> float:
-        """The learning rate in `epoch` (from 0) of a run of `max_epochs`, as a multiple of `lr`.
+    def rate(self, time: int, length: int | float | None) -> float:
+        """The learning rate in epoch or step `time` (from 0) of a run of `length` of them, as a multiple of `lr`.
 
         Raises SettingsError if the schedule depends on the length of the run, and that is not known.
         """
-        if epoch < self.warmup_epochs:
-            return (epoch + 1) / (self.warmup_epochs + 1)
+        warmup = self.warmup_epochs + self.warmup_steps  # at most one of them is not 0
+        if time < warmup:
+            return (time + 1) / (warmup + 1)
         if self.schedule == "cosine":
-            span = self._length(max_epochs) - self.warmup_epochs
-            progress = min(1.0, (epoch - self.warmup_epochs) / max(1, span))
-            return 0.5 * (1 + math.cos(math.pi * progress))
+            progress = min(1.0, (time - warmup) / max(1, _known(length, self.schedule) - warmup))
+            final = self.final_lr / self.lr
+            return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
         if self.schedule == "step":
-            starts = (m * self._length(max_epochs) if m < 1 else m for m in self.milestones)
-            return self.gamma ** sum(epoch >= start for start in starts)
+            starts = (m * _known(length, self.schedule) if m < 1 else m for m in self.milestones)
+            return self.gamma ** sum(time >= start for start in starts)
         return 1.0
 
-    def _length(self, max_epochs: int | None) -> int:
-        if max_epochs is None or max_epochs < 1:
-            raise SettingsError(f"schedule {self.schedule!r} needs the trainer's max_epochs; set it, or use 'constant'")
-        return max_epochs
+
+def _known(length: int | float | None, schedule: str) -> int | float:
+    if length is None or not 1 <= length < math.inf:
+        raise SettingsError(f"schedule {schedule!r} needs the trainer's max_epochs; set it, or use 'constant'")
+    return length
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, decay_1d: bool) -> list[dict[str, Any]]:
@@ -118,11 +136,18 @@ class Task(pl.LightningModule):
         return self.model(x)
 
     def configure_optimizers(self) -> Any:
-        """The optimiser, and its schedule by the epoch over the trainer's max_epochs."""
+        """The optimiser, and its schedule over the trainer's run."""
         optimizer = self.optim.make_optimizer(self)
-        max_epochs = self.trainer.max_epochs
-        schedule = LambdaLR(optimizer, lambda epoch: self.optim.rate(epoch, max_epochs))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
+        length = self.trainer.max_epochs if self.optim.interval == "epoch" else self._steps()
+        schedule = LambdaLR(optimizer, lambda time: self.optim.rate(time, length))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": self.optim.interval}}
+
+    def _steps(self) -> int | float:
+        """Steps of the optimiser in the trainer's whole run.
+
+        The trainer does not see batches that a search accumulates by itself; it tells their number as `accumulate`.
+        """
+        return self.trainer.estimated_stepping_batches // getattr(self.trainer.lightning_module, "accumulate", 1)
 
     def log_epoch(self, part: str, batch_size: int, **values: Tensor) -> None:
         """Log `<part>_<name>` as the mean over the epoch's examples and over processes; nothing without a trainer."""

@@ -8,10 +8,16 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from actsearch import models
-from actsearch.data import ImageData  # before Lightning: it makes torchvision importable
-from actsearch.errors import SettingsError, TaskError
-from actsearch.tasks import Classification, OptimSettings, Regression
+from actsearch import models, tasks
+from actsearch.cell.mixed import MixedCell
+from actsearch.data import ImageData, TextData  # before Lightning: it makes torchvision importable
+from actsearch.errors import SettingsError, TaskError, UnknownNameError
+from actsearch.search.bilevel import BilevelSearch
+from actsearch.search.loader import PairLoader
+from actsearch.search.settings import SearchSettings
+from actsearch.space import SearchSpace
+from actsearch.swap import Site, swap
+from actsearch.tasks import Classification, LanguageModelling, OptimSettings, Regression
 from actsearch.tasks.optim import parameter_groups
 
 import pytorch_lightning as pl  # isort: skip
@@ -91,7 +97,116 @@ def test_the_trainer_follows_the_schedule():
     assert seen == pytest.approx([0.3 * OptimSettings(warmup_epochs=1).rate(e, 5) for e in range(5)])
 
 
+# --- schedules by the step ---------------------------------------------------------------------------------------
+
+BY_STEP = {"optimizer": "adamw", "lr": 1e-2, "final_lr": 1e-3, "interval": "step", "warmup_steps": 2}
+
+
+class Rates(pl.Callback):
+    """The rate of each step of the optimiser of the weights."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_before_optimizer_step(self, trainer, module, optimizer):
+        self.seen.append(optimizer.param_groups[0]["lr"])
+
+
+def test_the_cosine_ends_at_the_final_rate_and_the_warmup_counts_steps():
+    settings = OptimSettings(**BY_STEP)
+    rates = [settings.rate(step, 100) * 1e-2 for step in range(101)]
+    assert rates[:3] == pytest.approx([1e-2 / 3, 2e-2 / 3, 1e-2])
+    assert rates[51] == pytest.approx(5.5e-3)
+    assert rates[100] == pytest.approx(1e-3, rel=1e-12)
+    assert settings.rate(1000, 100) * 1e-2 == pytest.approx(1e-3)
+    assert rates[99] - rates[100] < 4e-6  # the last step is a hair above
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_a_trainer_follows_the_schedule_step_by_step(accumulated):
+    watch = Rates()
+    trainer = pl.Trainer(max_epochs=4, accumulate_grad_batches=accumulated, callbacks=[watch], **QUIET)
+    trainer.fit(Classification(net(), 3, **BY_STEP), labelled(20), labelled(20))
+    steps = 4 * 5 if accumulated == 1 else 4 * 3  # Lightning steps at the end of an epoch of five batches
+    settings = OptimSettings(**BY_STEP)
+    assert watch.seen == pytest.approx([1e-2 * settings.rate(step, steps) for step in range(steps)])
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-3, rel=1e-12)
+
+
+def test_a_resumed_run_goes_on_in_the_schedule(tmp_path):
+    whole, first, second = Rates(), Rates(), Rates()
+    data = (labelled(20), labelled(4))
+    pl.Trainer(max_epochs=4, callbacks=[whole], **QUIET).fit(Classification(net(), 3, **BY_STEP), *data)
+
+    class StopAfterTwo(pl.Callback):
+        def on_train_epoch_end(self, trainer, module):
+            trainer.should_stop = trainer.current_epoch == 1
+
+    interrupted = pl.Trainer(max_epochs=4, min_epochs=1, callbacks=[first, StopAfterTwo()], **QUIET)
+    interrupted.fit(Classification(net(), 3, **BY_STEP), *data)
+    interrupted.save_checkpoint(tmp_path / "half.ckpt")
+    resumed = pl.Trainer(max_epochs=4, callbacks=[second], **QUIET)
+    resumed.fit(
+        Classification(net(), 3, **BY_STEP),
+        labelled(20),
+        labelled(4),
+        ckpt_path=tmp_path / "half.ckpt",
+        weights_only=True,
+    )
+    assert len(first.seen) == 10
+    assert first.seen + second.seen == whole.seen
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_search_follows_the_schedule_of_the_weights_step_by_step(accumulate):
+    cells: dict[str, MixedCell] = {}
+
+    def cell(site: Site) -> nn.Module:
+        if not cells:
+            cells["network"] = MixedCell(SearchSpace.load("tiny"))
+        return cells["network"].add_site(site.name)
+
+    task = Classification(net(), 3, **BY_STEP)
+    swap(task, cell)
+    search = BilevelSearch(task, cells, SearchSettings(epochs=4, accumulate=accumulate))
+    pairs = PairLoader(labelled(28), list(range(20)), list(range(20, 28)), 0, lambda: search.current_epoch)
+    seen = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer, module, *_):
+            seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    trainer = pl.Trainer(max_epochs=4, callbacks=[Watch()], **QUIET)
+    trainer.fit(search, train_dataloaders=pairs)
+    steps = 4 * 5 // accumulate
+    settings = OptimSettings(**BY_STEP)
+    expected = [1e-2 * settings.rate((batch + 1) // accumulate, steps) for batch in range(20)]
+    assert seen == pytest.approx(expected)
+    assert seen[-1] == pytest.approx(1e-3, rel=1e-12)
+
+
+def test_a_run_without_end_has_no_cosine():
+    trainer = pl.Trainer(max_epochs=-1, **QUIET)
+    with pytest.raises(SettingsError, match="max_epochs"):
+        trainer.fit(Classification(net(), 3, **BY_STEP), labelled(20), labelled(4))
+
+
 # --- optimisers --------------------------------------------------------------------------------------------------
+
+
+def test_betas_reach_the_optimizers_that_have_them():
+    for name in ("adam", "adamw"):
+        optimizer = OptimSettings(optimizer=name, betas=(0.8, 0.99)).make_optimizer(net())
+        assert optimizer.param_groups[0]["betas"] == (0.8, 0.99)
+
+
+def test_the_matrices_of_a_gpt_decay_its_embeddings_too_and_nothing_else():
+    model = models.build("gpt", {"vocab_size": 9, "context": 4}, layers=1, heads=1, width=8, bias=True)
+    decayed, spared = parameter_groups(model, 0.1, decay_1d=False)
+    assert {id(p) for p in decayed["params"]} == {id(p) for p in model.parameters() if p.ndim == 2}
+    assert sum(p is model.tokens.weight for p in decayed["params"]) == 1
+    assert {p.ndim for p in spared["params"]} == {1}
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("sgd", "SGD"), ("adam", "Adam"), ("adamw", "AdamW")])
@@ -134,6 +249,14 @@ def test_every_trainable_parameter_is_in_one_group_and_those_that_are_spared_do_
         ({"weight_decay": -1.0}, "negative"),
         ({"momentum": 1.0}, "momentum"),
         ({"label_smoothing": 1.0}, "label_smoothing"),
+        ({"interval": "steps"}, "did you mean 'step'"),
+        ({"final_lr": 0.2}, "final_lr must be from 0 to lr = 0.1"),
+        ({"final_lr": float("nan")}, "final_lr"),
+        ({"betas": (0.9, 1.0)}, "betas"),
+        ({"betas": (0.9,)}, "betas"),
+        ({"warmup_steps": 3}, "warmup_steps is for interval 'step'"),
+        ({"warmup_epochs": 3, "interval": "step"}, "warmup_epochs is for interval 'epoch'"),
+        ({"warmup_steps": -3, "interval": "step"}, "negative"),
     ],
 )
 def test_odd_settings_are_refused_in_one_line(options, says):
@@ -189,6 +312,79 @@ def test_regression_takes_targets_without_the_last_axis_and_never_broadcasts():
         task.training_step((x, y[None]))
     with pytest.raises(TaskError, match="same shape"):
         Regression(net()).training_step((x, y))
+
+
+# --- language modelling ------------------------------------------------------------------------------------------
+
+
+class Fixed(nn.Module):
+    """The same logits at every place."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(logits)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.logits.expand(*tokens.shape, -1)
+
+
+def test_the_loss_of_a_language_model_is_the_mean_over_tokens_in_nats():
+    p = torch.tensor([0.5, 0.25, 0.25])
+    task = LanguageModelling(Fixed(p.log()))
+    targets = torch.tensor([[0, 1, 2, 0], [0, 0, 0, 0]])
+    batch = (torch.zeros_like(targets), targets)
+    expected = -p.log()[targets].mean()
+    for step in (task.training_step, task.validation_step, task.test_step):
+        torch.testing.assert_close(step(batch), expected)
+
+
+def test_a_language_model_logs_means_over_windows():
+    task = LanguageModelling(Fixed(torch.tensor([0.5, 0.2])))
+    tokens, targets = torch.zeros(5, 3, dtype=torch.int64), torch.randint(0, 2, (5, 3))
+    loader = DataLoader(TensorDataset(tokens, targets), batch_size=2)
+    trainer = pl.Trainer(max_epochs=1, **QUIET)
+    (logged,) = trainer.test(task, loader, verbose=False)
+    assert set(logged) == {"test_loss"}
+    assert logged["test_loss"] == pytest.approx(LanguageModelling(task.model).test_step((tokens, targets)).item())
+    trainer.fit(task, loader, loader)
+    assert set(trainer.callback_metrics) == {"train_loss", "val_loss"}
+
+
+def test_a_model_without_logits_for_every_token_is_refused():
+    tokens = torch.zeros(4, 6, dtype=torch.int64)
+    task = LanguageModelling(nn.Sequential(nn.Embedding(3, 5), nn.Flatten()))
+    with pytest.raises(TaskError, match=r"logits \(4, 6, 'vocabulary'\) for tokens \(4, 6\), not \(4, 30\)"):
+        task.training_step((tokens, tokens))
+
+
+def test_data_names_its_task():
+    facts = {"vocab_size": 9, "context": 4}
+    task = tasks.build(TextData.kind, models.build("gpt", facts, layers=1, heads=1, width=8), facts, lr=0.3)
+    assert isinstance(task, LanguageModelling)
+    assert task.optim.lr == 0.3
+    task = tasks.build(ImageData.kind, net(), {"num_classes": 3}, label_smoothing=0.1)
+    assert isinstance(task, Classification)
+    assert (task.num_classes, task.label_smoothing) == (3, 0.1)
+    with pytest.raises(SettingsError, match="label_smoothing is for classification"):
+        tasks.build("language_modelling", net(), facts, label_smoothing=0.1)
+    with pytest.raises(UnknownNameError, match="did you mean 'classification'"):
+        tasks.build("clasification", net(), facts)
+
+
+def test_a_small_gpt_learns_more_than_the_frequencies_of_characters():
+    """Measured: 2.5 nats a character after 150 steps, against an entropy of single characters of 2.9."""
+    data = TextData(context=32, batch_size=32)
+    targets = data.test_set.tokens.long()
+    p = torch.bincount(data.train_set.tokens.long(), minlength=data.vocab_size) + 1.0
+    unigram = -(p / p.sum()).log()[targets].mean().item()
+    model = models.build("gpt", data.facts, layers=2, heads=2, width=32, dropout=0.0)
+    task = tasks.build(
+        data.kind, model, data.facts, optimizer="adamw", lr=1e-2, interval="step", warmup_steps=10, decay_1d=False
+    )
+    trainer = pl.Trainer(max_epochs=1, limit_train_batches=150, limit_val_batches=1, gradient_clip_val=1.0, **QUIET)
+    trainer.fit(task, data.train_dataloader(), data.test_dataloader())
+    (result,) = trainer.test(task, data.test_dataloader(), verbose=False)
+    assert result["test_loss"] < unigram - 0.2
 
 
 def test_a_model_with_the_wrong_number_of_classes_is_refused():
