@@ -3,54 +3,56 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import actsearch._torchvision  # noqa: F401
 
-import pytorch_lightning as pl
-
-from actsearch import models
-from actsearch.compare import Contestant, standard_contestants
-from actsearch.config import SearchConfig
-from actsearch.data import ImageData
+from actsearch import data, models, tasks
+from actsearch.config import SearchConfig, TransferConfig
+from actsearch.data import ImageData, TextData
 from actsearch.errors import UnknownNameError
-from actsearch.space import SearchSpace
-from actsearch.tasks import Classification, OptimSettings
+from actsearch.tasks import OptimSettings
+from actsearch.tasks.optim import Task
+
+
+@dataclass(frozen=True)
+class TaskBuilder:
+    """Makes a task with fresh weights, drawn from torch's global generator; it can be sent to another process.
+
+    Attributes:
+        kind, facts: of the data.
+        model, options: the model by name, and its own arguments.
+        training: the task's own arguments.
+    """
+
+    kind: str
+    facts: Mapping[str, Any]
+    model: str
+    options: Mapping[str, Any]
+    training: Mapping[str, Any]
+
+    def __call__(self) -> Task:
+        return tasks.build(self.kind, models.build(self.model, self.facts, **self.options), self.facts, **self.training)
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a configuration means.
+    """What a configuration means: the data, and what makes a task on it."""
 
-    Attributes:
-        space: the search space.
-        data: the data module.
-        build_task: gives a task with fresh weights, drawn from torch's global generator.
-        controls: the activations to compare with.
-    """
-
-    space: SearchSpace
-    data: ImageData
-    build_task: Callable[[], pl.LightningModule]
-    controls: list[Contestant]
+    data: ImageData | TextData
+    build_task: TaskBuilder
 
 
-def build(config: SearchConfig) -> Experiment:
+def build(config: SearchConfig | TransferConfig) -> Experiment:
     """The parts that `config` names. Raises an ActsearchError for anything in it that cannot work."""
-    space = SearchSpace.load(config.space)
-    controls = standard_contestants(config.compare.activations, space, config.compare.random, config.search.seed)
     if config.model.name not in models.names():  # before data may be downloaded
         raise UnknownNameError("model", config.model.name, models.names())
-    options = dataclasses.asdict(config.training)
-    smoothing = options.pop("label_smoothing")
-    OptimSettings.of(options)
+    training = dataclasses.asdict(config.training)
+    OptimSettings.of({key: value for key, value in training.items() if key != "label_smoothing"})
     values = dataclasses.asdict(config.data)
-    data = ImageData(**{k: v for k, v in values.items() if k != "options"}, **config.data.options)
-    data.setup("fit")
-
-    def build_task() -> pl.LightningModule:
-        model = models.build(config.model.name, data.facts, **config.model.options)
-        return Classification(model, data.num_classes, label_smoothing=smoothing, **options)
-
-    return Experiment(space, data, build_task, controls)
+    options = values.pop("options")
+    module = data.build(**values, **options)
+    module.setup("fit")
+    return Experiment(module, TaskBuilder(module.kind, module.facts, config.model.name, config.model.options, training))

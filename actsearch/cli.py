@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from actsearch import __version__, options
+from actsearch.config import SearchConfig, TransferConfig
 from actsearch.errors import ActsearchError, RunError, SettingsError, UnknownNameError
 
 Arguments = Sequence[str]
@@ -22,7 +23,7 @@ def search(arguments: Arguments) -> None:
         "Search an activation function, then retrain with it and with standard ones, and compare on the test set. "
         "Options override the configuration.",
     )
-    options.add_config(parser)
+    options.add_config(parser, SearchConfig)
     # Taken out before parsing: it says where the configuration is, and is no part of it.
     parser.add_argument(
         "--resume",
@@ -32,7 +33,7 @@ def search(arguments: Arguments) -> None:
         help="go on with the search in this run directory, with its own settings",
     )
     run, others = _resumed(arguments)
-    config = options.read_config(parser, others)
+    config, _ = options.read_config(parser, others, SearchConfig)
     from actsearch import session
 
     if run is not None:
@@ -98,33 +99,52 @@ def show(arguments: Arguments) -> None:
     viewing.show(Path(given.source), given.png and Path(given.png))
 
 
-def compare(arguments: Arguments) -> None:
-    """Retrain what a run found and standard activations again, with other seeds."""
+def transfer(arguments: Arguments) -> None:
+    """Retrain what was found and standard activations, on any model and data, and compare."""
     parser = options.make_parser(
-        "actsearch compare RUN [--seeds N] [--first_seed N] [--epochs N] [--activations LIST] [--random N]",
-        "Retrain what a run found and standard activations from scratch, with the run's data, model and training, and "
-        "compare on the test set. What is already done in the run is not done again.",
+        "actsearch transfer RUN|FILE|zoo:NAME ... [--config NAME|FILE] [--seeds N] [--epochs N] [--out DIR] "
+        "[--KEY VALUE ...]",
+        "Retrain discovered and standard activations from scratch over several seeds and compare them on the test set. "
+        "Without --config, with the data, model and training of RUN, and seeds that its own comparison did not use. "
+        "What is already done is not done again: give the same command to go on.",
     )
-    parser.add_argument("run", metavar="RUN", type=str, help="a run directory")
-    parser.add_argument("--seeds", type=int, default=3, help="retrainings of each activation")
-    parser.add_argument("--first_seed", type=int, help="default: the first that the run's own comparison did not use")
-    parser.add_argument("--epochs", type=int, help="of a retraining; default: as in the run's configuration")
-    parser.add_argument("--activations", type=list[str], help="unary operations, as [relu, gelu]; default: the run's")
-    parser.add_argument("--random", type=int, help="random functions of the search space, as controls")
-    parser.add_argument("--threads", type=int, help="CPU threads of torch")
-    given = options.parse(parser, arguments)
+    parser.add_argument(
+        "sources", nargs="+", metavar="RUN|FILE|zoo:NAME", help="run directories, genotype files, names of the zoo"
+    )
+    options.add_config(parser, TransferConfig)
+    # Short for what is asked for most; None leaves the configuration as it is.
+    parser.add_argument("--seeds", type=int | None, help="short for --compare.seeds")
+    parser.add_argument("--epochs", type=int | None, help="short for --compare.epochs")
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        type=str | None,
+        help="where results go; default: transfer/NAME in the run directory, or in runs where there is none",
+    )
+    given, _ = options.taken("--config", arguments)
+    run = None if given else _of_run(arguments)
+    config, parsed = options.read_config(parser, arguments, TransferConfig, run)
+    config.compare.seeds = parsed.seeds or config.compare.seeds
+    config.compare.epochs = parsed.epochs or config.compare.epochs
+    from actsearch.transfer import transfer as retrain_and_compare
+
+    name = Path(given[-1]).stem if given else "own" if run is not None else "default"
+    retrain_and_compare(parsed.sources, config, name, parsed.out and Path(parsed.out))
+
+
+def _of_run(arguments: Arguments) -> TransferConfig | None:
+    """How the first source was compared, if it is a run, with seeds after those of its own comparison."""
+    if not arguments or not Path(arguments[0]).is_dir():
+        return None
+    source = arguments[0]
     reader = options.make_parser("")
-    options.add_config(reader)
-    config = options.read_config(reader, [f"--config={_config_of(given.run)}"])
-    config.trainer.threads = given.threads or config.trainer.threads
-    from actsearch import session
-
-    session.compare_run(
-        Path(given.run), given.seeds, given.first_seed, given.epochs, given.activations, given.random, config
-    )
+    options.add_config(reader, SearchConfig)
+    searched, _ = options.read_config(reader, [f"--config={_config_of(source)}"], SearchConfig)
+    searched.space = str(Path(source, "space.yaml"))
+    return searched.transferred()
 
 
-VERBS: dict[str, Callable[[Arguments], None]] = {"search": search, "spaces": spaces, "show": show, "compare": compare}
+VERBS: dict[str, Callable[[Arguments], None]] = {"search": search, "spaces": spaces, "show": show, "transfer": transfer}
 
 
 def _overview() -> str:

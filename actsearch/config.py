@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from actsearch.errors import SettingsError
 from actsearch.search.settings import SearchSettings
@@ -16,22 +15,24 @@ class DataConfig:
     """What the model sees.
 
     Args:
-        name: data set, such as digits, mnist, fashion_mnist, cifar10, cifar10_jpeg, npz or folder.
-        root: its folder (its file for npz); default: the environment's ACTSEARCH_DATA, else ~/.cache/actsearch/data.
-        batch_size: examples a step.
+        name: images, such as digits, mnist, fashion_mnist, cifar10, cifar10_jpeg, npz or folder, or text:
+            python_reference, tinyshakespeare, tinystories or text.
+        root: its folder (its file for npz and text); default: the environment's ACTSEARCH_DATA, else
+            ~/.cache/actsearch/data.
+        batch_size: examples a step; of text, windows.
         num_workers: processes that load data; what is held in memory needs none.
-        augment: unset for what is standard for the set, true or false to insist.
-        limit_train: use only that many training images, each class in proportion.
-        limit_test: use only that many test images.
-        seed: of the choice of these images.
-        options: of the set itself, such as image_size of folder.
+        augment: unset for what is standard for the set, true or false to insist, trivial for TrivialAugmentWide too.
+        limit_train: use only that many training images, each class in proportion, or windows of text.
+        limit_test: use only that many test images or windows.
+        seed: of the choice of these.
+        options: of the set itself, such as image_size of folder, or context and tokenizer of text.
     """
 
     name: str = "digits"
     root: str | None = None
     batch_size: int = 64
     num_workers: int = 0
-    augment: bool | None = None
+    augment: bool | Literal["standard", "trivial"] | None = None
     limit_train: int | None = None
     limit_test: int | None = None
     seed: int = 0
@@ -43,7 +44,7 @@ class ModelConfig:
     """Whose activation is searched.
 
     Args:
-        name: model, such as resnet8, resnet20, lenet or mlp.
+        name: model, such as resnet8, resnet20, lenet, vit_tiny, minigpt or mlp.
         options: its own arguments, such as width.
     """
 
@@ -59,24 +60,32 @@ class TrainingConfig:
         optimizer: of the weights.
         lr: its peak learning rate.
         momentum: of sgd only.
+        betas: of adam and adamw only.
         weight_decay: of every weight.
         decay_1d: whether biases and the gains of normalisations decay too.
-        schedule: of the learning rate, set once an epoch; cosine falls to zero, step by gamma at each of milestones.
+        schedule: of the learning rate; cosine falls to final_lr, step by gamma at each of milestones.
+        interval: whether the schedule is set once an epoch or at every step.
         milestones: epochs, or fractions of the run where below 1.
         gamma: what step multiplies the learning rate by.
         warmup_epochs: epochs in which the learning rate first rises.
-        label_smoothing: of the training loss.
+        warmup_steps: the same in steps, with interval step.
+        final_lr: where the cosine ends.
+        label_smoothing: of the training loss; classification only.
     """
 
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float = 0.1
     momentum: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 1e-4
     decay_1d: bool = True
     schedule: Literal["cosine", "step", "constant"] = "cosine"
+    interval: Literal["epoch", "step"] = "epoch"
     milestones: list[float] = field(default_factory=lambda: [0.5, 0.75])
     gamma: float = 0.1
     warmup_epochs: int = 0
+    warmup_steps: int = 0
+    final_lr: float = 0.0
     label_smoothing: float = 0.0
 
 
@@ -112,26 +121,65 @@ class TrainerConfig:
 
 
 @dataclass
-class CompareConfig:
+class RetrainConfig:
+    """Retraining from scratch with what was found and with standard activations, measured on the test set.
+
+    Args:
+        seeds: retrainings of each activation.
+        first_seed: of these.
+        epochs: of a retraining.
+        accumulate: batches whose gradients make one step.
+        gradient_clip: greatest norm of the gradient.
+        epoch_batches: an epoch ends after so many batches, if there are more.
+        activations: to compare with: operations (relu), names of torch.nn (Hardswish), genotype files, zoo:NAME.
+        random: so many functions drawn from the same search space are compared too, as controls.
+        random_seed: of that draw; default: that of the search, or 0.
+        parameters: whether constants of discovered functions (β, γ) stay frozen, or are trained on, one set for the
+            network, a site, or a channel.
+        channel_axis: where channel parameters find their channels; 1 for images, -1 for tokens.
+        gain: what is rescaled to keep the second moment of N(0, 1); the activation, or the initial weights.
+        jobs: retrainings at the same time, each a process of its own.
+    """
+
+    seeds: int = 3
+    first_seed: int = 0
+    epochs: int | None = None
+    accumulate: int | None = None
+    gradient_clip: float | None = None
+    epoch_batches: int | None = None
+    activations: list[str] = field(default_factory=lambda: ["relu", "gelu", "silu"])
+    random: int = 2
+    random_seed: int | None = None
+    parameters: Literal["frozen", "network", "site", "channel"] = "frozen"
+    channel_axis: int | None = None
+    gain: Literal["none", "activation", "weights"] = "none"
+    jobs: int = 1
+
+    def __post_init__(self) -> None:
+        for name, least in (("seeds", 1), ("random", 0), ("first_seed", 0), ("jobs", 1)):
+            if getattr(self, name) < least:
+                raise SettingsError(f"compare.{name} must be at least {least}, not {getattr(self, name)}")
+        for name in ("epochs", "accumulate", "epoch_batches"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SettingsError(f"compare.{name} must be at least 1, not {value}")
+        if self.gradient_clip is not None and not self.gradient_clip > 0:
+            raise SettingsError(f"compare.gradient_clip must be above 0, not {self.gradient_clip}")
+        if self.parameters == "channel" and self.channel_axis is None:
+            raise SettingsError("compare.parameters=channel needs compare.channel_axis: 1 for images, -1 for tokens")
+
+
+@dataclass
+class CompareConfig(RetrainConfig):
     """Retraining from scratch with what was found and with standard activations, on the test set, after the search.
+
+    What is not set of epochs, accumulate, gradient_clip and epoch_batches is as in the search.
 
     Args:
         enabled: off leaves the comparison to a later `actsearch compare RUN`.
-        seeds: retrainings of each activation.
-        epochs: of a retraining; default: as many as the search had.
-        activations: unary operations to compare with.
-        random: so many functions drawn from the same search space are compared too, as controls.
     """
 
     enabled: bool = True
-    seeds: int = 3
-    epochs: int | None = None
-    activations: list[str] = field(default_factory=lambda: ["relu", "gelu", "silu"])
-    random: int = 2
-
-    def __post_init__(self) -> None:
-        if self.seeds < 1 or self.random < 0 or (self.epochs is not None and self.epochs < 1):
-            raise SettingsError("compare needs seeds and epochs of at least 1, and random of at least 0")
 
 
 @dataclass
@@ -161,6 +209,8 @@ class SearchConfig:
         space: search space: the name of a shipped one (see `actsearch spaces`), or a YAML file.
     """
 
+    folder: ClassVar[str] = "configs/search"
+
     space: str = "grafs"
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -172,20 +222,67 @@ class SearchConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as in a YAML file; read again, it gives the same configuration."""
-        return {**dataclasses.asdict(self), "search": self.search.to_dict()}
+        return {**plain(self), "search": self.search.to_dict()}
 
     @property
-    def compare_epochs(self) -> int:
-        """Epochs of a retraining."""
-        return self.compare.epochs or self.search.epochs
+    def retraining(self) -> RetrainConfig:
+        """Of the comparison, with what it leaves open as in the search."""
+        values: dict[str, Any] = {f.name: getattr(self.compare, f.name) for f in dataclasses.fields(RetrainConfig)}
+        as_searched: dict[str, Any] = {
+            "epochs": self.search.epochs,
+            "accumulate": self.search.accumulate,
+            "gradient_clip": self.search.weight_clip,
+            "epoch_batches": self.search.epoch_batches,
+            "random_seed": self.search.seed,
+        }
+        values |= {key: value for key, value in as_searched.items() if values[key] is None}
+        return RetrainConfig(**values)
+
+    def transferred(self) -> TransferConfig:
+        """The same data, model and training, to be compared again with other seeds."""
+        retraining = self.retraining
+        if self.compare.enabled:
+            retraining.first_seed += retraining.seeds
+        return TransferConfig(self.space, self.data, self.model, self.training, self.trainer, retraining)
 
 
-SECTIONS: Mapping[str, type] = {
-    "data": DataConfig,
-    "model": ModelConfig,
-    "training": TrainingConfig,
-    "search": SearchSettings,
-    "trainer": TrainerConfig,
-    "compare": CompareConfig,
-    "run": RunConfig,
-}
+@dataclass
+class TransferConfig:
+    """Everything that a transfer by the command line depends on, beside the functions.
+
+    Args:
+        space: where random functions are drawn from; default: the space of the first function.
+    """
+
+    folder: ClassVar[str] = "configs/transfer"
+
+    space: str | None = None
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    compare: RetrainConfig = field(default_factory=RetrainConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as in a YAML file; read again, it gives the same configuration."""
+        return plain(self)
+
+
+Config = TypeVar("Config", bound=SearchConfig | TransferConfig)
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A configuration, or a section of one, as YAML can hold it."""
+    data = dataclasses.asdict(config)
+    for section in (data, *(value for value in data.values() if isinstance(value, dict))):
+        section.update({key: list(value) for key, value in section.items() if isinstance(value, tuple)})
+    return data
+
+
+def sections(cls: type) -> dict[str, type]:
+    """The sections of a configuration by name."""
+    return {
+        f.name: f.default_factory  # type: ignore[misc]
+        for f in dataclasses.fields(cls)
+        if isinstance(f.default_factory, type)
+    }

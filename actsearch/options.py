@@ -11,11 +11,9 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from actsearch.config import SECTIONS, SearchConfig
+from actsearch.config import Config, sections
 from actsearch.errors import SettingsError, UnknownNameError, unknown_name
 from actsearch.files import find_named, named_files, read_yaml
-
-CONFIGS = "configs/search"
 
 
 def make_parser(usage: str, description: str = "") -> ArgumentParser:
@@ -48,19 +46,21 @@ def _explained(message: str, parser: ArgumentParser) -> Exception:
     return SettingsError(line)
 
 
-# -- a search's configuration --------------------------------------------------------------------------------------
+# -- configurations ------------------------------------------------------------------------------------------------
 
 
-def add_config(parser: ArgumentParser) -> None:
-    """`--config`, and an option for every key of SearchConfig."""
+def add_config(parser: ArgumentParser, cls: type[Config]) -> None:
+    """`--config`, and an option for every key of the configuration `cls`."""
     parser.add_argument(
         "--config",
         action="config",
         metavar="NAME|FILE",
-        help=f"settings to start from: one of {', '.join(named_files(CONFIGS))}, or a YAML file; default: default",
+        help=f"settings to start from: one of {', '.join(named_files(cls.folder))}, or a YAML file; default: default",
     )
-    parser.add_argument("--space", type=str, default=SearchConfig.space, help=_first_argument(SearchConfig))
-    for name, section in SECTIONS.items():
+    # Where the default is None, None can be given as well.
+    kind: Any = str if cls.space is not None else str | None
+    parser.add_argument("--space", type=kind, default=cls.space, help=_first_argument(cls))
+    for name, section in sections(cls).items():
         parser.add_class_arguments(section, name)
 
 
@@ -68,18 +68,30 @@ def _first_argument(cls: type) -> str:
     return re.sub(r"\s+", " ", (cls.__doc__ or "").split("Args:")[1].split(":", 1)[1]).strip()
 
 
-def read_config(parser: ArgumentParser, arguments: Sequence[str]) -> SearchConfig:
-    """The configuration that `arguments` describe.
+def read_config(
+    parser: ArgumentParser, arguments: Sequence[str], cls: type[Config], start: Config | None = None
+) -> tuple[Config, Any]:
+    """The configuration that `arguments` describe, and everything that was parsed, for the parser's other arguments.
 
     Whatever their order, options override files; of several files the later overrides the earlier. Without a file it is
-    the shipped `default`. Raises SettingsError or UnknownNameError.
+    `start`, or the shipped `default`. Raises SettingsError or UnknownNameError.
     """
     names, others = taken("--config", arguments)
-    files = [find_named("configuration", CONFIGS, name) for name in names or ["default"]]
-    for file in files:
-        check_keys(read_yaml(file, SettingsError), file)
-    parsed = parse(parser, [*(f"--config={file}" for file in files), *others])
-    return SearchConfig(space=parsed.space, **{name: parsed[name] for name in SECTIONS})
+    if start is None and not names:
+        names = ["default"]
+    elif start is not None and not names:
+        parser.set_defaults({key: _value(start, key) for key in keys(cls)})
+    chosen = [find_named("configuration", cls.folder, name) for name in names]
+    for file in chosen:
+        check_keys(read_yaml(file, SettingsError), file, cls)
+    parsed = parse(parser, [*(f"--config={file}" for file in chosen), *others])
+    return cls(space=parsed.space, **{name: parsed[name] for name in sections(cls)}), parsed
+
+
+def _value(config: Any, key: str) -> Any:
+    for name in key.split("."):
+        config = getattr(config, name)
+    return config
 
 
 def taken(option: str, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -99,16 +111,16 @@ def taken(option: str, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return values, others
 
 
-def check_keys(content: Mapping[str, Any], file: Path | str) -> None:
-    """Raise UnknownNameError, with near matches, for a key that no setting has."""
-    known = set(keys(SearchConfig))
-    sections = {key.rpartition(".")[0] for key in known} - {""}
-    for key, value in _flat(content, sections):
-        if key in sections:
+def check_keys(content: Mapping[str, Any], file: Path | str, cls: type) -> None:
+    """Raise UnknownNameError, with near matches, for a key that no setting of the configuration `cls` has."""
+    known = set(keys(cls))
+    holders = {key.rpartition(".")[0] for key in known} - {""}
+    for key, value in _flat(content, holders):
+        if key in holders:
             raise SettingsError(f"{file}: section {key!r} must hold keys and values, not {value!r}")
         if key not in known:
             section = key.rpartition(".")[0]
-            siblings = [k for k in known | sections if k.rpartition(".")[0] == section]
+            siblings = [k for k in known | holders if k.rpartition(".")[0] == section]
             raise UnknownNameError(f"key in {file}:", key, siblings)
 
 

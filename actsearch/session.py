@@ -1,60 +1,44 @@
-"""The verbs of the command line that train: search, and compare."""
+"""The verb search: it searches, draws what it found, and compares it."""
 
 from __future__ import annotations
 
-import dataclasses
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import actsearch._torchvision  # noqa: F401
 
 import pytorch_lightning as pl
-import torch
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from actsearch import api
 from actsearch.activation import Activation
 from actsearch.build import Experiment, build
-from actsearch.compare import DISCOVERED, Budget, Comparison, Retraining, compare, of_genotype
+from actsearch.compare import Contestant
 from actsearch.config import SearchConfig
-from actsearch.errors import Stopped
 from actsearch.genotype import Genotype
-from actsearch.report.comparison import describe, show_comparison, write
+from actsearch.process import console, prepare, say, stoppable
 from actsearch.report.plots import draw_activation, save
 from actsearch.report.progress import SearchProgress
-from actsearch.report.terminal import make_console, plain
 from actsearch.run import RunDirectory
 from actsearch.search.bilevel import BilevelSearch
 from actsearch.search.checkpoint import SearchCheckpoint, checkpoints
 from actsearch.seeds import seed_all
 from actsearch.space import SearchSpace
-
-console = make_console()
-
-
-def say(text: str) -> None:
-    """Print as it is: no markup, and paths and formulas in one line."""
-    console.print(plain(text, console), markup=False, highlight=False, soft_wrap=True)
-
-
-# -- search --------------------------------------------------------------------------------------------------------
+from actsearch.transfer import as_discovered, controls, retrain_all
 
 
 def search(config: SearchConfig, resume: Path | None) -> None:
     """Search, draw, compare; everything lies in the run directory when this returns."""
-    quiet_lightning()
-    _set_threads(config)
+    prepare(config.trainer)
+    space = SearchSpace.load(config.space)
+    others = controls(config.retraining, space)  # whatever is wrong with them is told before the search
     experiment = build(config)
     seed_all(config.search.seed)
-    watcher = _Watcher(config, experiment.space, resume)
-    with _stoppable(watcher.how_to_go_on):
+    watcher = _Watcher(config, space, resume)
+    with stoppable(watcher.how_to_go_on):
         result = api.search(
             experiment.build_task(),
             experiment.data,
-            space=experiment.space,
+            space=space,
             run_root=config.run.root,
             name=config.run.name,
             resume=resume,
@@ -66,7 +50,7 @@ def search(config: SearchConfig, resume: Path | None) -> None:
         run = RunDirectory(result.run_dir)
         picture = _show_found(result, run)
         if config.compare.enabled:
-            _compare_found(config, experiment, result.genotypes, run)
+            _compare_found(config, experiment, result.genotypes, others, run)
     _show_paths(run, picture, config)
 
 
@@ -100,21 +84,6 @@ class _Watcher(pl.Callback):
         )
 
 
-@contextmanager
-def _stoppable(how_to_go_on: Callable[[], str]) -> Iterator[None]:
-    """Within it, Ctrl-C and SIGTERM become Stopped, which says how to go on."""
-    try:
-        yield
-    except SIGTERMException:
-        raise Stopped(f"told to end (SIGTERM); {how_to_go_on()}", by_user=False) from None
-    except KeyboardInterrupt:
-        raise Stopped(f"interrupted; {how_to_go_on()}", by_user=True) from None
-    except SystemExit as ending:
-        if isinstance(ending.__context__, KeyboardInterrupt):  # Lightning makes one of the other
-            raise Stopped(f"interrupted; {how_to_go_on()}", by_user=True) from None
-        raise
-
-
 def _show_found(result: api.SearchResult, run: RunDirectory) -> Path:
     """Print and draw the formulas; the picture's path."""
     for name, genotype in result.genotypes.items():
@@ -136,111 +105,16 @@ def _show_paths(run: RunDirectory, picture: Path, config: SearchConfig) -> None:
     say(f"tensorboard  tensorboard --logdir {config.run.root}")
 
 
-# -- comparison ----------------------------------------------------------------------------------------------------
-
-
 def _compare_found(
-    config: SearchConfig, experiment: Experiment, genotypes: Mapping[str, Genotype], run: RunDirectory
+    config: SearchConfig,
+    experiment: Experiment,
+    genotypes: Mapping[str, Genotype],
+    others: Sequence[Contestant],
+    run: RunDirectory,
 ) -> None:
     if len(genotypes) != 1:
         say("several functions were found: no comparison, which needs one")
         return
-    found = next(iter(genotypes.values()))
-    _compare(config, experiment, found, range(config.compare.seeds), config.compare_epochs, run.path)
-
-
-def compare_run(
-    path: Path,
-    seeds: int,
-    first_seed: int | None,
-    epochs: int | None,
-    activations: Sequence[str] | None,
-    random: int | None,
-    config: SearchConfig,
-) -> None:
-    """Retrain what a finished run found and standard activations, with seeds that its own comparison did not use."""
-    quiet_lightning()
-    _set_threads(config)
-    run = RunDirectory.open(path)
-    found = Genotype.load(run.genotype)
-    chosen = dataclasses.replace(
-        config.compare,
-        seeds=seeds,
-        epochs=epochs or config.compare.epochs,
-        activations=config.compare.activations if activations is None else list(activations),
-        random=config.compare.random if random is None else random,
-    )
-    first = config.compare.seeds if first_seed is None else first_seed
-    config = dataclasses.replace(config, space=str(run.path / "space.yaml"), compare=chosen)
-    experiment = build(config)
-    # Results are looked up by activation and seed, so each length has a folder of its own.
-    directory = run.path / "comparisons" / f"epochs-{config.compare_epochs}"
-    with _stoppable(lambda: "what is done is kept: give the same command again"):
-        _compare(config, experiment, found, range(first, first + seeds), config.compare_epochs, directory)
-    say(f"\nresults      {directory}")
-
-
-def _compare(
-    config: SearchConfig,
-    experiment: Experiment,
-    found: Genotype,
-    seeds: range,
-    epochs: int,
-    directory: Path,
-) -> Comparison:
-    contestants = [of_genotype(found, DISCOVERED), *experiment.controls]
-    total = len(contestants) * len(seeds)
-    if not config.run.quiet:
-        say(
-            f"\ncomparing {len(contestants)} activations, {epochs} epochs each from scratch, seeds "
-            f"{seeds.start} to {seeds.stop - 1}, on the test set of {experiment.data.title}"
-        )
-    done = 0
-
-    def report(result: Retraining) -> None:
-        nonlocal done
-        done += 1
-        if not config.run.quiet:
-            say(f"  {done}/{total}  {describe(result)}")
-
-    comparison = compare(
-        experiment.build_task,
-        experiment.data,
-        contestants,
-        seeds=list(seeds),
-        budget=Budget(epochs),
-        directory=directory,
-        trainer=config.trainer.options(),
-        report=report,
-        context={part: config.to_dict()[part] for part in ("data", "model", "training")},
-    )
-    write(comparison, directory)
-    say("")
-    show_comparison(comparison, console)
-    return comparison
-
-
-# -- the process ---------------------------------------------------------------------------------------------------
-
-
-def _set_threads(config: SearchConfig) -> None:
-    if config.trainer.threads is not None:
-        torch.set_num_threads(config.trainer.threads)
-
-
-def quiet_lightning() -> None:
-    """Keep Lightning's banners and advertisements out of the terminal; its warnings stay, and so do our own lines."""
-
-    def ours_or_serious(record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.WARNING or record.getMessage().startswith("skipped")
-
-    for name in ("pytorch_lightning", "lightning_fabric"):
-        for handler in logging.getLogger(name).handlers:
-            handler.addFilter(ours_or_serious)
-    for pattern in (
-        ".*does not have many workers.*",
-        ".*treespec, LeafSpec.*",
-        ".*smaller than the logging interval.*",
-        ".*have no `val_dataloader`.*",
-    ):
-        warnings.filterwarnings("ignore", message=pattern)
+    settings = config.retraining
+    found = as_discovered(next(iter(genotypes.values())), settings)
+    retrain_all(config, settings, experiment, [found, *others], run.path, config.run.quiet)

@@ -15,7 +15,7 @@ import yaml
 
 from actsearch import cli, options
 from actsearch.activation import load
-from actsearch.config import SearchConfig
+from actsearch.config import SearchConfig, TransferConfig
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = ["--space", "tiny", "--search.epochs", "3", "--trainer.accelerator", "cpu"]
@@ -57,10 +57,13 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> N
     assert "torch" in sys.modules or "--" in text
 
 
-def test_help_of_search_explains_every_key(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_explains_every_key(capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["search", "--help"])
     text = capsys.readouterr().out
     assert [key for key in options.keys(SearchConfig) if f"--{key}" not in text] == []
+    cli.main(["transfer", "--help"])
+    text = capsys.readouterr().out
+    assert [key for key in options.keys(TransferConfig) if f"--{key}" not in text] == []
 
 
 # -- import orders -------------------------------------------------------------------------------------------------
@@ -130,7 +133,17 @@ def test_an_unknown_public_name_is_an_attribute_error() -> None:
         (["spaces", "show", "tinny"], "'tiny'"),
         (["spaces", "shwo"], "invalid choice"),
         (["show", "nowhere.json"], "cannot read nowhere.json"),
-        (["compare", "nowhere"], "nowhere is not a run"),
+        (["search", "--compare.parameters", "channel"], "needs compare.channel_axis"),
+        (["search", "--compare.jobs", "0"], "compare.jobs must be at least 1"),
+        (["search", "--model.name", "minigpt"], "model minigpt needs text (vocab_size, context)"),
+        (["search", "--data.options.context", "9"], "context is for text; the data set digits holds images"),
+        (["transfer"], "sources"),
+        (["transfer", "--config", "default"], "sources"),
+        (["transfer", "nowhere.json"], "cannot read nowhere.json"),
+        (["transfer", "gelluu"], "'gelu'"),
+        (["transfer", "gelu", "--config", "defualt"], "'default'"),
+        (["transfer", "gelu", "--search.epochs", "3"], "--search.epochs"),
+        (["transfer", "gelu"], "give --space NAME"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
@@ -295,17 +308,66 @@ def test_a_saved_configuration_is_a_configuration(
     assert yaml.safe_load(_printed(capsys, "--config", str(run / "config.yaml"))) == saved
 
 
-def test_show_and_compare_read_the_run(
-    finished: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_show_reads_the_run(finished: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, _ = finished
     assert cli.main(["show", str(run), "--png", str(tmp_path / "f.png")]) == 0
     assert load(run).formula in capsys.readouterr().out
     assert (tmp_path / "f.png").stat().st_size > 10_000
-    few = ["--seeds", "1", "--epochs", "1", "--activations", "[relu]", "--random", "0"]
-    assert cli.main(["compare", str(run), *few]) == 0
-    assert "seeds 1 to 1" in capsys.readouterr().out
-    assert (run / "comparisons" / "epochs-1" / "comparison.json").is_file()
+
+
+FEW = ["--seeds", "1", "--epochs", "1", "--compare.activations", "[relu, Hardswish]", "--compare.random", "0"]
+
+
+def test_a_transfer_without_configuration_repeats_the_runs_comparison_with_other_seeds(
+    finished: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, _ = finished
+    assert cli.main(["transfer", str(run), *FEW]) == 0
+    text = capsys.readouterr().out
+    assert "comparing 3 activations in resnet8, 1 epochs each from scratch, seeds 1 to 1" in text
+    folder = run / "transfer" / "own"
+    for name in ("retrainings.jsonl", "comparison.json", "comparison.csv", "comparison.md", "comparison.html"):
+        assert (folder / name).is_file()
+    before = (folder / "retrainings.jsonl").read_text()
+    assert cli.main(["transfer", str(run), *FEW]) == 0  # nothing is done twice
+    assert (folder / "retrainings.jsonl").read_text() == before
+
+
+def test_a_transfer_puts_the_function_into_another_model(
+    finished: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, _ = finished
+    options = [
+        "--config",
+        "default",
+        "--model.name",
+        "mlp",
+        "--model.options",
+        "{hidden: [8]}",
+        "--trainer.threads",
+        "1",
+    ]
+    out = tmp_path / "out"
+    trained = ["--compare.parameters", "site", "--compare.gain", "activation", "--data.limit_train", "300"]
+    assert cli.main(["transfer", str(run), *options, *FEW, *trained, "--out", str(out)]) == 0
+    assert "in mlp" in capsys.readouterr().out
+    table = (out / "comparison.md").read_text()
+    assert "Hardswish" in table
+    assert load(run).rescaled().formula.split(" ")[0] in table
+
+
+def test_a_function_of_a_file_goes_with_the_space_that_it_names(
+    finished: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, _ = finished
+    monkeypatch.chdir(tmp_path)
+    options = ["--model.name", "mlp", "--model.options", "{hidden: [8]}", "--data.limit_train", "300"]
+    few = ["--seeds", "1", "--epochs", "1", "--compare.activations", "[relu]", "--compare.random", "1"]
+    assert cli.main(["transfer", str(run / "genotype.json"), str(run), *options, *few]) == 0
+    text = capsys.readouterr().out
+    assert "random 1" in text
+    assert run.name in text  # two functions are told apart by where they come from
+    assert (tmp_path / "runs" / "transfer" / "default" / "comparison.json").is_file()
 
 
 def test_spaces_are_listed_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from actsearch import cli, options
+from actsearch import cli
+from actsearch.config import SearchConfig
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -51,8 +52,7 @@ def test_local_links_of_the_readme_exist() -> None:
 
 
 def test_files_that_the_readme_lists_are_left_by_a_search() -> None:
-    assert "configs/search" in README
-    assert options.CONFIGS == "configs/search"
+    assert SearchConfig.folder in README
 
 
 @pytest.mark.slow

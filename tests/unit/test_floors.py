@@ -26,7 +26,8 @@ FLOORS = [
     {"report"},
     {"config", "options", "build"},
     {"api"},
-    {"session", "viewing"},
+    {"process"},
+    {"session", "transfer", "viewing"},
     {"cli", "__main__"},
 ]
 LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}
