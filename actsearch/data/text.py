@@ -43,8 +43,9 @@ class TextData(pl.LightningDataModule):
     limit_train, limit_test: use only that many windows, chosen by `seed`.
     options: of the set itself, such as `test_fraction`, or `head` of "tinystories".
 
-    Tokens are held in memory, one or two bytes each, and encoded anew by every process. There is no validation part:
-    whoever needs one takes it from `train_set`.
+    Tokens are held in memory, one or two bytes each, and encoded anew by every process, all of them: "bpe" and "gpt2"
+    take about a second for 1.5 million characters on one core. There is no validation part: whoever needs one takes it
+    from `train_set`.
     Raises UnknownNameError, SettingsError, and, when the data is first asked for, DataError.
     """
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,10 +34,12 @@ def python_reference(test_fraction: float = 0.1) -> TextSource:
 
     They differ a little between versions of Python, which the title therefore names.
     """
-    from pydoc_data.topics import topics
-
-    version = ".".join(platform.python_version_tuple()[:2])
-    return _divide(f"Python reference ({version})", "\n".join(topics[name] for name in sorted(topics)), test_fraction)
+    try:
+        from pydoc_data.topics import topics
+    except ImportError as error:
+        raise DataError("this Python comes without pydoc_data, its own reference; use the data set 'text'") from error
+    whole = "\n".join(topics[name] for name in sorted(topics))
+    return _divide(f"Python reference ({sys.version_info[0]}.{sys.version_info[1]})", whole, test_fraction)
 
 
 def tinyshakespeare(root: Path, test_fraction: float = 0.1) -> TextSource:

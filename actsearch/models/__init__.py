@@ -89,6 +89,6 @@ def build(name: str, facts: Mapping[str, Any], **options: Any) -> nn.Module:
     for option in options:
         if option not in known:
             raise SettingsError(
-                f"{unknown_name(f'option of model {name}', option, known)} (options: {', '.join(known)})"
+                f"{unknown_name(f'option of model {name}', option, known)} (options: {', '.join(known) or 'none'})"
             )
     return _BUILDERS[name](**{fact: facts[fact] for fact in given}, **options)

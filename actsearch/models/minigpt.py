@@ -54,8 +54,8 @@ class GPT(nn.Module):
 
     The head shares its weight with the token embedding (Press and Wolf 2017). Initial weights are N(0, 0.02²), those
     that end a residual branch smaller by √(2·layers), as in GPT-2.
-    On the CPU torch's fused attention has no second derivative: to differentiate twice, run under
-    `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`.
+    On the CPU torch's fused attention has no second derivative: to differentiate twice (a search of order 2 does not),
+    run under `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`.
     Raises SettingsError for a size below 1, heads that do not divide the width, and more tokens than the context.
     """
 

@@ -47,8 +47,8 @@ class Block(nn.Module):
 class ViT(nn.Module):
     """Images (B, in_channels, H, W) → logits (B, num_classes), read from a class token; H, W are fixed by `image_size`.
 
-    On the CPU torch's fused attention has no second derivative: to differentiate twice (a search with order 2 does not,
-    forces do), run under `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`.
+    On the CPU torch's fused attention has no second derivative: to differentiate twice (a search of order 2 does not),
+    run under `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`.
     Raises SettingsError if `patch` does not divide both sides, for a size below 1 and for a dropout outside [0, 1).
     """
 

@@ -83,7 +83,7 @@ class OptimSettings:
         if self.optimizer == "sgd":
             return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum)
         kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
-        return kind(groups, lr=self.lr, betas=self.betas)
+        return kind(groups, lr=self.lr, betas=(self.betas[0], self.betas[1]))
 
     def rate(self, time: int, length: int | float | None) -> float:
         """The learning rate in epoch or step `time` (from 0) of a run of `length` of them, as a multiple of `lr`.

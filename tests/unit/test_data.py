@@ -155,6 +155,61 @@ def test_batched_augmentation_has_exactly_the_outcomes_of_torchvision_equally_of
     assert (counts - expected).abs().max() < 5 * expected**0.5
 
 
+def bytes_of(shape: tuple[int, ...], tmp_path: Path, dtype: type = np.uint8) -> ImageData:
+    x = np.random.default_rng(0).integers(0, 256, shape).astype(dtype)
+    return ImageData("npz", root=save(tmp_path, x=x, y=np.arange(shape[0]) % 2), augment="trivial")
+
+
+@pytest.mark.parametrize("shape", [(40, 1, 8, 8), (40, 3, 9, 8)])
+def test_trivial_augment_comes_first_and_is_torchvisions_image_by_image(shape, tmp_path):
+    data = bytes_of(shape, tmp_path)
+    assert data.train_set.augment == Augment(padding=min(shape[2:]) // 8, trivial=True)
+    assert data.eval_train_set.augment is None
+    images = data.train_set.images
+    torch.manual_seed(5)
+    ours = data.train_set.augment(images)
+    torch.manual_seed(5)
+    transform = v2.TrivialAugmentWide()
+    theirs = torch.stack([transform(image) for image in images])
+    offsets = torch.randint(0, 3, (len(images), 2))
+    assert torch.equal(ours, crop(theirs, offsets, 1))
+    assert ours.dtype == torch.uint8
+
+
+def test_trivial_augment_draws_from_torch_alone(tmp_path):
+    import random
+
+    augment, images = Augment(padding=1, flip=True, trivial=True), torch.randint(0, 256, (60, 3, 8, 8)).byte()
+
+    def outcome(seed: int) -> torch.Tensor:
+        torch.manual_seed(1)
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        return augment(images)
+
+    assert torch.equal(outcome(1), outcome(2))
+    assert not torch.equal(augment(images), augment(images))
+
+
+def test_trivial_augment_keeps_what_is_standard_for_the_set():
+    data = ImageData("cifar10_jpeg", root=shared("vision/cifar10/cifar10_jpeg.npz"), limit_train=20, augment="trivial")
+    assert data.train_set.augment == Augment(padding=4, flip=True, trivial=True)
+    assert data.train_set[0][0].shape == (3, 32, 32)
+
+
+def test_standard_is_a_name_for_true_and_others_are_refused(tmp_path):
+    standard, true = (ImageData(augment=a, limit_train=50).train_set.augment for a in ("standard", True))
+    assert standard == true == Augment(padding=1)
+    with pytest.raises(SettingsError, match="did you mean 'trivial'"):
+        ImageData(augment="trivail")
+    with pytest.raises(SettingsError, match="'trivial' needs images of bytes"):
+        bytes_of((40, 1, 8, 8), tmp_path, np.float32).setup()
+    with pytest.raises(SettingsError, match=r"'trivial' needs .* with 4"):
+        bytes_of((40, 4, 8, 8), tmp_path).setup()
+    with pytest.raises(SettingsError, match="feature vectors"):
+        bytes_of((40, 8), tmp_path).setup()
+
+
 # --- subsets -----------------------------------------------------------------------------------------------------
 
 

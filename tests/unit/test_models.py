@@ -241,6 +241,12 @@ def test_no_token_sees_the_tokens_after_it():
     assert all((before[:, t] != after[:, t]).any() for t in range(4, 7))
 
 
+def test_the_order_of_earlier_tokens_matters_to_a_gpt():
+    model = models.build("gpt", FACTS_OF_TEXT, layers=1, heads=2, width=16).eval()  # one layer sees a set of tokens
+    tokens = torch.tensor([[1, 2, 3, 4]])
+    assert not torch.allclose(model(tokens)[0, 3], model(tokens[:, [1, 0, 2, 3]])[0, 3], rtol=1e-4, atol=1e-6)
+
+
 def test_a_gpt_takes_fewer_tokens_than_its_context_and_refuses_more():
     model, tokens = small("gpt")
     model.eval()

@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -133,14 +134,15 @@ def test_a_trainer_follows_the_schedule_step_by_step(accumulated):
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-3, rel=1e-12)
 
 
+class StopAfterTwo(pl.Callback):
+    def on_train_epoch_end(self, trainer, module):
+        trainer.should_stop = trainer.current_epoch == 1
+
+
 def test_a_resumed_run_goes_on_in_the_schedule(tmp_path):
     whole, first, second = Rates(), Rates(), Rates()
     data = (labelled(20), labelled(4))
     pl.Trainer(max_epochs=4, callbacks=[whole], **QUIET).fit(Classification(net(), 3, **BY_STEP), *data)
-
-    class StopAfterTwo(pl.Callback):
-        def on_train_epoch_end(self, trainer, module):
-            trainer.should_stop = trainer.current_epoch == 1
 
     interrupted = pl.Trainer(max_epochs=4, min_epochs=1, callbacks=[first, StopAfterTwo()], **QUIET)
     interrupted.fit(Classification(net(), 3, **BY_STEP), *data)
@@ -157,8 +159,8 @@ def test_a_resumed_run_goes_on_in_the_schedule(tmp_path):
     assert first.seen + second.seen == whole.seen
 
 
-@pytest.mark.parametrize("accumulate", [1, 3])
-def test_a_search_follows_the_schedule_of_the_weights_step_by_step(accumulate):
+def search(accumulate: int, callbacks: list[pl.Callback], resume: Path | None = None) -> tuple[list[float], pl.Trainer]:
+    """Rates of the weights after each of 4 × 5 batches of a search."""
     cells: dict[str, MixedCell] = {}
 
     def cell(site: Site) -> nn.Module:
@@ -168,21 +170,30 @@ def test_a_search_follows_the_schedule_of_the_weights_step_by_step(accumulate):
 
     task = Classification(net(), 3, **BY_STEP)
     swap(task, cell)
-    search = BilevelSearch(task, cells, SearchSettings(epochs=4, accumulate=accumulate))
-    pairs = PairLoader(labelled(28), list(range(20)), list(range(20, 28)), 0, lambda: search.current_epoch)
+    module = BilevelSearch(task, cells, SearchSettings(epochs=4, accumulate=accumulate))
+    pairs = PairLoader(labelled(28), list(range(20)), list(range(20, 28)), 0, lambda: module.current_epoch)
     seen = []
 
     class Watch(pl.Callback):
         def on_train_batch_end(self, trainer, module, *_):
             seen.append(trainer.optimizers[0].param_groups[0]["lr"])
 
-    trainer = pl.Trainer(max_epochs=4, callbacks=[Watch()], **QUIET)
-    trainer.fit(search, train_dataloaders=pairs)
-    steps = 4 * 5 // accumulate
-    settings = OptimSettings(**BY_STEP)
-    expected = [1e-2 * settings.rate((batch + 1) // accumulate, steps) for batch in range(20)]
-    assert seen == pytest.approx(expected)
+    trainer = pl.Trainer(max_epochs=4, callbacks=[Watch(), *callbacks], **QUIET)
+    trainer.fit(module, train_dataloaders=pairs, ckpt_path=resume, weights_only=True)
+    return seen, trainer
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_search_follows_the_schedule_of_the_weights_step_by_step_also_when_resumed(accumulate, tmp_path):
+    seen, _ = search(accumulate, [])
+    settings, steps = OptimSettings(**BY_STEP), 4 * 5 // accumulate
+    assert seen == pytest.approx([1e-2 * settings.rate((batch + 1) // accumulate, steps) for batch in range(20)])
     assert seen[-1] == pytest.approx(1e-3, rel=1e-12)
+    first, interrupted = search(accumulate, [StopAfterTwo()])
+    interrupted.save_checkpoint(tmp_path / "half.ckpt")
+    second, _ = search(accumulate, [], tmp_path / "half.ckpt")
+    assert len(first) == 10
+    assert first + second == seen
 
 
 def test_a_run_without_end_has_no_cosine():

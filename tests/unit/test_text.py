@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from actsearch import data
-from actsearch.data import ImageData, TextData
+from actsearch.data import ImageData, TextData, tokenizers
 from actsearch.data import text_sources as sources
 from actsearch.data.text_sources import TextFile
 from actsearch.data.textset import to_tensor, window_starts
@@ -170,6 +170,16 @@ def test_a_learnt_vocabulary_is_deterministic_and_shorter_than_bytes(tmp_path):
     assert len(a.train_set.tokens) < 0.6 * len(byte.train_set.tokens)
     assert a.tokenizer.decode(a.test_set.tokens.numpy()) == byte.tokenizer.decode(byte.test_set.tokens.numpy())
     assert a.tokenizer.encode("a<|endoftext|>b").size == 3  # a separator of documents is one token
+
+
+def test_a_text_is_encoded_in_pieces_as_it_would_be_in_whole(monkeypatch):
+    pytest.importorskip("tokenizers")
+    tokenizer = BPETokenizer.train([SAMPLE] * 3, 280)
+    text = "".join(f"Once\n  upon {i}\n\na time,\nTwo \n spaces.\n" for i in range(50)) + SAMPLE
+    whole = tokenizer.encode(text)
+    monkeypatch.setattr(tokenizers, "PIECE", 8)
+    assert len(list(tokenizers._pieces(text))) > 90
+    assert np.array_equal(tokenizer.encode(text), whole)
 
 
 def test_gpt2s_vocabulary_is_read_from_its_files_and_padded(tmp_path):
