@@ -60,8 +60,8 @@ def run_parallel(retrainer: Retrainer, jobs: Sequence[Job], workers: int, device
             if not current:
                 break
             free = []
-            for connection in wait(list(current)):
-                assert isinstance(connection, Connection)
+            for ready in wait(list(current)):
+                connection = next(known for known in current if known is ready)
                 label = labels[current.pop(connection)]
                 try:
                     outcome = connection.recv()
@@ -101,11 +101,14 @@ def _work(connection: Connection, payload: bytes, device: int | None, workers: i
     torch.set_num_threads(1)
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    retrainer, filters = pickle.loads(payload)  # noqa: S301  from our own parent
-    warnings.filters[:] = filters
+    retrainer, filters = pickle.loads(payload)
+    warnings.resetwarnings()
+    for action, message, category, module, line in filters:
+        texts = [pattern.pattern if pattern else "" for pattern in (message, module)]
+        warnings.filterwarnings(action, texts[0], category, texts[1], line, append=True)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
-            contestant, seed = pickle.loads(connection.recv_bytes())  # noqa: S301
+            contestant, seed = pickle.loads(connection.recv_bytes())
             connection.send(_attempt(retrainer, contestant, seed, device, workers))
 
 

@@ -226,9 +226,8 @@ class _Curve(pl.Callback):
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         if not math.isfinite(float(self._last)):
-            self.failure = (
-                f"the training loss was {float(self._last):g} at the end of epoch {trainer.current_epoch + 1}"
-            )
+            epoch = trainer.current_epoch + 1
+            self.failure = f"the training loss was {float(self._last):g} at the end of epoch {epoch}"
             trainer.should_stop = True
         if self._wanted == "none":
             return

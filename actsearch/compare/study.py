@@ -139,8 +139,8 @@ def _check(contestants: Sequence[Contestant], seeds: Sequence[int], jobs: int) -
     names = [contestant.name for contestant in contestants]
     if not names or not seeds:
         raise SettingsError("a comparison needs at least one contestant and one seed")
-    for what, values in (("contestants", names), ("seeds", seeds)):
-        if twice := sorted({value for value in values if values.count(value) > 1}):  # type: ignore[type-var]
+    for what, values in (("contestants", names), ("seeds", [str(seed) for seed in seeds])):
+        if twice := [value for value in values if values.count(value) > 1]:
             raise SettingsError(f"two {what} of a comparison are {twice[0]!r}; each must be there once")
     if jobs < 1:
         raise SettingsError(f"jobs must be at least 1, not {jobs}")
