@@ -29,8 +29,7 @@ def run_parallel(retrainer: Retrainer, jobs: Sequence[Job], workers: int, device
     one is started, what is running is waited for, and its results come before the error.
     Raises TaskError with the worker's message, and SettingsError if something cannot be sent to a process.
     """
-    # Not forked: threads and CUDA do not survive that.
-    context = multiprocessing.get_context("spawn")
+    context = _context()
     try:
         payload = pickle.dumps((retrainer, warnings.filters))
         waiting = [pickle.dumps(job) for job in jobs]
@@ -53,7 +52,7 @@ def run_parallel(retrainer: Retrainer, jobs: Sequence[Job], workers: int, device
         while True:
             for connection in free:
                 if not failure and following < len(jobs):
-                    with contextlib.suppress(BrokenPipeError):  # it ended at once: seen below
+                    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it ended at once: seen below
                         connection.send_bytes(waiting[following])
                     current[connection] = following
                     following += 1
@@ -65,7 +64,7 @@ def run_parallel(retrainer: Retrainer, jobs: Sequence[Job], workers: int, device
                 label = labels[current.pop(connection)]
                 try:
                     outcome = connection.recv()
-                except EOFError:
+                except (EOFError, ConnectionResetError):
                     process = processes.pop(connection)
                     process.join()
                     failure = failure or f"{label}: its process ended with exit code {process.exitcode}"
@@ -79,6 +78,18 @@ def run_parallel(retrainer: Retrainer, jobs: Sequence[Job], workers: int, device
         _end(processes, at_once=bool(current))
     if failure:
         raise TaskError(f"a retraining failed: {failure}")
+
+
+def _context() -> Any:
+    """Not forked from this process, whose threads and CUDA do not survive that.
+
+    Where the system has it, they are forked from a server that has only imported us: that takes seconds a process.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def _end(processes: dict[Connection, Any], at_once: bool) -> None:
@@ -102,10 +113,8 @@ def _work(connection: Connection, payload: bytes, device: int | None, workers: i
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     retrainer, filters = pickle.loads(payload)
-    warnings.resetwarnings()
-    for action, message, category, module, line in filters:
-        texts = [pattern.pattern if pattern else "" for pattern in (message, module)]
-        warnings.filterwarnings(action, texts[0], category, texts[1], line, append=True)
+    ours: Any = warnings.filters  # typed as if it could not be changed
+    ours[:] = filters
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             contestant, seed = pickle.loads(connection.recv_bytes())

@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -153,7 +154,10 @@ class Retrainer:
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(trainer.strategy.root_device)
         started = time.perf_counter()
-        trainer.fit(task, train_dataloaders=loader, val_dataloaders=validation)
+        with warnings.catch_warnings():
+            # Left out on purpose.
+            warnings.filterwarnings("ignore", message=".*have no `val_dataloader`.*")
+            trainer.fit(task, train_dataloaders=loader, val_dataloaders=validation)
         result = Retraining(
             contestant.name,
             seed,
@@ -277,4 +281,4 @@ def _settle(task: pl.LightningModule, loader: Iterable[Any]) -> None:
             if isinstance(settled, LazyModuleMixin):
                 raise TaskError(f"site {name} is not reached by a batch, so it has no channels; use parameters site")
             owner, _, attribute = name.rpartition(".")
-            setattr(task.get_submodule(owner), attribute, settled)
+            setattr(task.get_submodule(owner), attribute, settled.train(task.get_submodule(name).training))

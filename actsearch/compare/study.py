@@ -113,7 +113,7 @@ def _train(
     retrainer: Retrainer, missing: Sequence[tuple[Contestant, int]], jobs: int, options: Mapping[str, Any]
 ) -> Iterator[Retraining]:
     """Seeds outermost: a comparison that is cut short still has complete pairs."""
-    if jobs > 1 and len(missing) > 1:
+    if jobs > 1 and missing:
         yield from run_parallel(retrainer, missing, jobs, _accelerators(options))
         return
     for contestant, seed in missing:
