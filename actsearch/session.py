@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import actsearch._torchvision  # noqa: F401
 
@@ -212,12 +213,20 @@ def _compare(
         directory=directory,
         trainer=config.trainer.options(),
         report=report,
-        context={part: config.to_dict()[part] for part in ("data", "model", "training")},
+        context=_context(config),
     )
     write(comparison, directory)
     say("")
     show_comparison(comparison, console)
     return comparison
+
+
+def _context(config: SearchConfig) -> dict[str, Any]:
+    """What decides the results of a retraining; not where the data lies."""
+    found = {part: dict(config.to_dict()[part]) for part in ("data", "model", "training")}
+    for name in ("root", "num_workers"):
+        del found["data"][name]
+    return found
 
 
 # -- the process ---------------------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ class Contestant:
             object.__setattr__(self, "identity", self.formula)
 
 
-@dataclass
+@dataclass(eq=False)
 class _OfGenotype:
     """What `for_sites` gives, in a form that can be copied and sent to another process."""
 

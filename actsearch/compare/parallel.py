@@ -67,6 +67,7 @@ def run_parallel(retrainer: Retrainer, jobs: Sequence[Job], workers: int, device
                 except (EOFError, ConnectionResetError):
                     process = processes.pop(connection)
                     process.join()
+                    connection.close()
                     failure = failure or f"{label}: its process ended with exit code {process.exitcode}"
                     continue
                 if isinstance(outcome, Retraining):

@@ -218,8 +218,8 @@ class _Curve(pl.Callback):
         self._sum, self._last, self._count = 0.0, 0.0, 0
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
-        if loss is not None:  # a skipped step
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if loss is not None:  # as after a skipped step, or a manual one
             # Lightning divides it by the batches of a step.
             self._last = loss.detach() * trainer.accumulate_grad_batches
             self._sum, self._count = self._sum + self._last, self._count + 1

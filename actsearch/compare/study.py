@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +89,13 @@ def compare(
             report(records.done[contestant.name, seed])
     if missing:
         retrainer.prepare()
-    for result in _train(retrainer, missing, jobs, options):
-        records.add(result)
-        _metric_of([result], metric)
-        if report is not None:
-            report(result)
+    # Closed whatever happens, so that no worker outlives an interrupt.
+    with contextlib.closing(_train(retrainer, missing, jobs, options)) as coming:
+        for result in coming:
+            records.add(result)
+            _metric_of([result], metric)
+            if report is not None:
+                report(result)
     results = [records.done[contestant.name, seed] for contestant, seed in wanted]
     metric = _metric_of(results, metric)
     comparison = Comparison(
@@ -111,7 +114,7 @@ def compare(
 
 def _train(
     retrainer: Retrainer, missing: Sequence[tuple[Contestant, int]], jobs: int, options: Mapping[str, Any]
-) -> Iterator[Retraining]:
+) -> Generator[Retraining, None, None]:
     """Seeds outermost: a comparison that is cut short still has complete pairs."""
     if jobs > 1 and missing:
         yield from run_parallel(retrainer, missing, jobs, _accelerators(options))

@@ -298,9 +298,7 @@ class Raising(nn.Module):
 
 class Dying(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        if self.training:  # the parent itself measures it, in evaluation mode
-            os._exit(3)
-        return x
+        os._exit(3)
 
 
 def raising(site: Site) -> nn.Module:

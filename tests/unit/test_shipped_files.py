@@ -62,5 +62,5 @@ def test_data_config_mirrors_the_data_module() -> None:
 def test_default_config_builds_an_experiment() -> None:
     experiment = build(_config())
     assert experiment.data.title.startswith("digits")
-    assert {"relu", "gelu", "silu", "random 1"} <= set(experiment.controls)
+    assert {"relu", "gelu", "silu", "random 1"} <= {control.name for control in experiment.controls}
     assert isinstance(experiment.build_task(), Classification)
