@@ -35,7 +35,7 @@ class SeededBatches:
     def __iter__(self) -> Iterator[Any]:
         epoch = self._epoch()
         for part in ("", "sampler", "batch_sampler"):
-            owner = getattr(self._loader, part, None) if part else self._loader
+            owner: Any = getattr(self._loader, part, None) if part else self._loader
             generator = getattr(owner, "generator", None)
             if generator is not None:
                 generator.manual_seed(mix_seed(self._seed, _FETCH, epoch))

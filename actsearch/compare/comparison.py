@@ -170,9 +170,9 @@ class Comparison:
         return 100.0 if self.metric.endswith("acc") else 1.0
 
     def says(self, test: Test) -> str:
-        """`better`, `worse` or `no significant difference`, of the reference."""
+        """`better`, `worse`, `no significant difference` or `no test is possible`, of the reference."""
         if not test.significant:
-            return "no significant difference"
+            return "no test is possible" if math.isnan(test.p_holm) else "no significant difference"
         return "better" if (test.paired.mean > 0) == self.higher_is_better else "worse"
 
     def missing_controls(self) -> list[str]:
@@ -195,7 +195,7 @@ class Comparison:
             said = self.says(test)
             if said == "better" and not self.may_win():
                 said = "significant, but no win without its controls"
-            elif said != "no significant difference":
+            elif said in ("better", "worse"):
                 said = f"significantly {said}"
             note = f" ({test.failures} failed retraining(s) left out)" if test.failures else ""
             lines.append(

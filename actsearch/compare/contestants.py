@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib
 import json
@@ -10,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch.nn.modules.activation as torch_activations
 from torch import Tensor, nn
@@ -63,7 +64,7 @@ class Contestant:
             object.__setattr__(self, "identity", self.formula)
 
 
-@dataclass
+@dataclass(eq=False)
 class _OfGenotype:
     """What `for_sites` gives, in a form that can be copied and sent to another process."""
 
@@ -155,10 +156,9 @@ def contestant(
 
     Raises UnknownNameError with near matches, GenotypeError, or SettingsError.
     """
+    options: Any = {"parameters": parameters, "channel_axis": channel_axis, "gain": gain}
     if isinstance(source, Genotype):
-        return of_genotype(
-            source, name or DISCOVERED, kind or DISCOVERED, parameters=parameters, channel_axis=channel_axis, gain=gain
-        )
+        return of_genotype(source, name or DISCOVERED, kind or "discovered", **options)
     text = str(source)
     if text in TORCH_NAMES:
         return _of_class(text, name or text, kind or "standard", gain)
@@ -169,12 +169,10 @@ def contestant(
     elif text in _unary():
         genotype, own, default = Genotype.of_op(text, Clip("none")), text, "standard"
     elif text.endswith(".json") or os.sep in text or Path(text).exists():
-        genotype, own, default = *_from_file(Path(text)), DISCOVERED
+        (genotype, own), default = _from_file(Path(text)), "discovered"
     else:
         raise UnknownNameError("activation", text, [*_unary(), *TORCH_NAMES])
-    return of_genotype(
-        genotype, name or own, kind or default, parameters=parameters, channel_axis=channel_axis, gain=gain
-    )
+    return of_genotype(genotype, name or own, kind or default, **options)
 
 
 def standard_contestants(
@@ -192,26 +190,25 @@ def standard_contestants(
     A random function that no gain can rescale, such as a constant 0, is passed over where one is asked for.
     Raises what `contestant` raises, and SettingsError if there is no space to draw from, or none of its functions fits.
     """
-    controls = []
-    for name in names:
-        found = contestant(name, parameters=parameters, channel_axis=channel_axis, gain=gain)
-        if found.kind == DISCOVERED:
-            found = contestant(name, kind="control", parameters=parameters, channel_axis=channel_axis, gain=gain)
-        controls.append(found)
-    if random and space is None:
-        raise SettingsError("random controls need the search space that they are drawn from")
+    options: Any = {"parameters": parameters, "channel_axis": channel_axis, "gain": gain}
+    controls = [contestant(name, **options) for name in names]
+    # A file among the controls is one, whoever found it.
+    controls = [dataclasses.replace(c, kind="control") if c.kind == DISCOVERED else c for c in controls]
+    if space is None:
+        if random:
+            raise SettingsError("random controls need the search space that they are drawn from")
+        return controls
     drawn = 0
     for k in range(100 + 10 * random):
-        if space is None or drawn == random:
+        if drawn == random:
             return controls
         genotype, label = space.random(mix_seed(seed, 7_919, k)), f"random {drawn + 1}"
         try:
-            one = of_genotype(genotype, label, "random", parameters=parameters, channel_axis=channel_axis, gain=gain)
-        except GenotypeError:  # a gain that is not finite
+            controls.append(of_genotype(genotype, label, "random", **options))
+        except GenotypeError:  # it has no gain
             continue
-        controls.append(one)
         drawn += 1
-    raise SettingsError(f"space {space.name} has too few functions that can be rescaled; use gain none")  # type: ignore[union-attr]
+    raise SettingsError(f"space {space.name} has too few functions that can be rescaled; use gain none")
 
 
 def _of_class(name: str, label: str, kind: Kind, gain: Gain) -> Contestant:

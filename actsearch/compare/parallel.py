@@ -29,8 +29,7 @@ def run_parallel(retrainer: Retrainer, jobs: Sequence[Job], workers: int, device
     one is started, what is running is waited for, and its results come before the error.
     Raises TaskError with the worker's message, and SettingsError if something cannot be sent to a process.
     """
-    # Not forked: threads and CUDA do not survive that.
-    context = multiprocessing.get_context("spawn")
+    context = _context()
     try:
         payload = pickle.dumps((retrainer, warnings.filters))
         waiting = [pickle.dumps(job) for job in jobs]
@@ -53,21 +52,22 @@ def run_parallel(retrainer: Retrainer, jobs: Sequence[Job], workers: int, device
         while True:
             for connection in free:
                 if not failure and following < len(jobs):
-                    with contextlib.suppress(BrokenPipeError):  # it ended at once: seen below
+                    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it ended at once: seen below
                         connection.send_bytes(waiting[following])
                     current[connection] = following
                     following += 1
             if not current:
                 break
             free = []
-            for connection in wait(list(current)):
-                assert isinstance(connection, Connection)
+            for ready in wait(list(current)):
+                connection = next(known for known in current if known is ready)
                 label = labels[current.pop(connection)]
                 try:
                     outcome = connection.recv()
-                except EOFError:
+                except (EOFError, ConnectionResetError):
                     process = processes.pop(connection)
                     process.join()
+                    connection.close()
                     failure = failure or f"{label}: its process ended with exit code {process.exitcode}"
                     continue
                 if isinstance(outcome, Retraining):
@@ -79,6 +79,18 @@ def run_parallel(retrainer: Retrainer, jobs: Sequence[Job], workers: int, device
         _end(processes, at_once=bool(current))
     if failure:
         raise TaskError(f"a retraining failed: {failure}")
+
+
+def _context() -> Any:
+    """Not forked from this process, whose threads and CUDA do not survive that.
+
+    Where the system has it, they are forked from a server that has only imported us: that takes seconds a process.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def _end(processes: dict[Connection, Any], at_once: bool) -> None:
@@ -101,11 +113,12 @@ def _work(connection: Connection, payload: bytes, device: int | None, workers: i
     torch.set_num_threads(1)
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    retrainer, filters = pickle.loads(payload)  # noqa: S301  from our own parent
-    warnings.filters[:] = filters
+    retrainer, filters = pickle.loads(payload)
+    ours: Any = warnings.filters  # typed as if it could not be changed
+    ours[:] = filters
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
-            contestant, seed = pickle.loads(connection.recv_bytes())  # noqa: S301
+            contestant, seed = pickle.loads(connection.recv_bytes())
             connection.send(_attempt(retrainer, contestant, seed, device, workers))
 
 

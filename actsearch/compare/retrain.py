@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -153,7 +154,10 @@ class Retrainer:
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(trainer.strategy.root_device)
         started = time.perf_counter()
-        trainer.fit(task, train_dataloaders=loader, val_dataloaders=validation)
+        with warnings.catch_warnings():
+            # Left out on purpose.
+            warnings.filterwarnings("ignore", message=".*have no `val_dataloader`.*")
+            trainer.fit(task, train_dataloaders=loader, val_dataloaders=validation)
         result = Retraining(
             contestant.name,
             seed,
@@ -214,8 +218,8 @@ class _Curve(pl.Callback):
         self._sum, self._last, self._count = 0.0, 0.0, 0
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
-        if loss is not None:  # a skipped step
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if loss is not None:  # as after a skipped step, or a manual one
             # Lightning divides it by the batches of a step.
             self._last = loss.detach() * trainer.accumulate_grad_batches
             self._sum, self._count = self._sum + self._last, self._count + 1
@@ -226,9 +230,8 @@ class _Curve(pl.Callback):
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         if not math.isfinite(float(self._last)):
-            self.failure = (
-                f"the training loss was {float(self._last):g} at the end of epoch {trainer.current_epoch + 1}"
-            )
+            epoch = trainer.current_epoch + 1
+            self.failure = f"the training loss was {float(self._last):g} at the end of epoch {epoch}"
             trainer.should_stop = True
         if self._wanted == "none":
             return
@@ -278,4 +281,4 @@ def _settle(task: pl.LightningModule, loader: Iterable[Any]) -> None:
             if isinstance(settled, LazyModuleMixin):
                 raise TaskError(f"site {name} is not reached by a batch, so it has no channels; use parameters site")
             owner, _, attribute = name.rpartition(".")
-            setattr(task.get_submodule(owner), attribute, settled)
+            setattr(task.get_submodule(owner), attribute, settled.train(task.get_submodule(name).training))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +89,13 @@ def compare(
             report(records.done[contestant.name, seed])
     if missing:
         retrainer.prepare()
-    for result in _train(retrainer, missing, jobs, options):
-        records.add(result)
-        _metric_of([result], metric)
-        if report is not None:
-            report(result)
+    # Closed whatever happens, so that no worker outlives an interrupt.
+    with contextlib.closing(_train(retrainer, missing, jobs, options)) as coming:
+        for result in coming:
+            records.add(result)
+            _metric_of([result], metric)
+            if report is not None:
+                report(result)
     results = [records.done[contestant.name, seed] for contestant, seed in wanted]
     metric = _metric_of(results, metric)
     comparison = Comparison(
@@ -111,9 +114,9 @@ def compare(
 
 def _train(
     retrainer: Retrainer, missing: Sequence[tuple[Contestant, int]], jobs: int, options: Mapping[str, Any]
-) -> Iterator[Retraining]:
+) -> Generator[Retraining, None, None]:
     """Seeds outermost: a comparison that is cut short still has complete pairs."""
-    if jobs > 1 and len(missing) > 1:
+    if jobs > 1 and missing:
         yield from run_parallel(retrainer, missing, jobs, _accelerators(options))
         return
     for contestant, seed in missing:
@@ -139,8 +142,8 @@ def _check(contestants: Sequence[Contestant], seeds: Sequence[int], jobs: int) -
     names = [contestant.name for contestant in contestants]
     if not names or not seeds:
         raise SettingsError("a comparison needs at least one contestant and one seed")
-    for what, values in (("contestants", names), ("seeds", seeds)):
-        if twice := sorted({value for value in values if values.count(value) > 1}):  # type: ignore[type-var]
+    for what, values in (("contestants", names), ("seeds", [str(seed) for seed in seeds])):
+        if twice := [value for value in values if values.count(value) > 1]:
             raise SettingsError(f"two {what} of a comparison are {twice[0]!r}; each must be there once")
     if jobs < 1:
         raise SettingsError(f"jobs must be at least 1, not {jobs}")

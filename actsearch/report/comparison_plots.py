@@ -24,15 +24,15 @@ _WORDS = {"acc": "accuracy (%)", "loss": "loss"}
 
 
 def metric_label(comparison: Comparison) -> str:
-    """The metric as a table calls it: `test accuracy (%)`, `test loss`, else its own name; with its direction if
-    that is not what one expects of such a name."""
+    """The metric as a table calls it, with unit and direction: `test accuracy (%)`, `test loss, lower is better`."""
     return _label(comparison.metric) + ("" if comparison.higher_is_better else ", lower is better")
 
 
 def _label(name: str) -> str:
     part, _, rest = name.partition("_")
-    words = f"{part} {_WORDS[rest]}" if rest in _WORDS else name
-    return words if rest in _WORDS or not name.endswith("acc") else f"{name} (%)"
+    if rest in _WORDS:
+        return f"{'training' if part == 'train' else part} {_WORDS[rest]}"
+    return f"{name} (%)" if name.endswith("acc") else name
 
 
 def draw_box_plots(comparison: Comparison) -> Figure:
