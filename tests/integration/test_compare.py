@@ -159,6 +159,28 @@ def test_batches_depend_on_seed_and_epoch_alone(name: str) -> None:
         assert sorted(first[:, 0].tolist()) == list(range(12))
 
 
+def test_dropout_is_the_same_where_lightning_fetches_ahead() -> None:
+    """Of a stream without a length the next batch is drawn before a step, and none before the last."""
+
+    class Streamed(IterableDataset[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            return ((torch.rand(1, 8, 8), k % 10) for k in range(24))
+
+    class Data:
+        def train_dataloader(self) -> DataLoader[Any]:
+            return DataLoader(Streamed(), 8)
+
+        test_dataloader = train_dataloader
+
+    built, build = watched()
+    for name in ("relu", "RReLU"):
+        Retrainer(build, Data(), Budget(1), CPU)(contestant(name), 0)
+    first, other = built
+    assert len(first.seen) == 3
+    for kept in ("seen", "masks"):
+        assert all(torch.equal(a, b) for a, b in zip(getattr(first, kept), getattr(other, kept), strict=True))
+
+
 def test_budget_reaches_the_trainer(digits: ImageData) -> None:
     built, build = watched()
     budget = Budget(2, accumulate=2, gradient_clip=1e-9, epoch_batches=4)

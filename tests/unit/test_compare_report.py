@@ -167,7 +167,8 @@ def test_one_seed_shows_no_difference() -> None:
 
 
 def test_the_same_difference_in_every_seed_is_not_tested() -> None:
-    comparison = made({"discovered": [0.985, 0.93, 0.115], "relu": [0.98, 0.925, 0.11], "random 1": [0.1, 0.2, 0.4]})
+    single = {"discovered": [0.985, 0.93, 0.115], "relu": [0.98, 0.925, 0.11], "random 1": [0.1, 0.2, 0.4]}
+    comparison = made({name: np.float32(values).astype(float).tolist() for name, values in single.items()})
     assert "the same in every seed, so no interval" in comparison.verdict()
     assert comparison.verdict().splitlines()[0].endswith("no test is possible")
     assert parsed(markdown(comparison))[3][4:7] == ["-0.50", "–", "0.250"]
