@@ -1,0 +1,107 @@
+"""Activations that a module holds: as a child, as a function in an attribute, or inside a plain container.
+
+The path of such a place is the attribute's name and the steps from there: `self.config.acts[0]` is
+("config", (".", "acts"), ("[]", 0)).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any, Literal
+
+from torch import nn
+
+from actsearch.activation import Activation
+from actsearch.cell.mixed import MixedSite
+from actsearch.swap.catalog import kind_of
+
+Step = tuple[Literal[".", "[]"], Any]
+
+_DEPTH = 3
+_LONGEST = 1000  # a longer list holds data
+# nn.Module's own attributes: a hook is no activation.
+_OWN = frozenset(vars(nn.Module()))
+
+
+def held(
+    module: nn.Module, recognise: Callable[[nn.Module], bool] = lambda module: False
+) -> Iterator[tuple[str, tuple[Step, ...], Any]]:
+    """Attribute, steps and value of every activation and gate that `module` itself holds.
+
+    `recognise` tells which further modules are activations.
+    """
+    if isinstance(module, Activation | MixedSite):
+        return
+    marked = getattr(vars(module).get("_swap_recipe"), "sites", ())
+    # _modules rather than named_children(), which hides the second name of a shared instance.
+    for name, child in module._modules.items():
+        if child is not None and (kind_of(child) or name in marked or recognise(child)):
+            yield name, (), child
+    for name, value in vars(module).items():
+        if name not in _OWN and not name.startswith("_swap_"):
+            for steps, inside in _inside(value, ()):
+                known = kind_of(inside) or (isinstance(inside, nn.Module) and recognise(inside))
+                if known or path_name(name, steps) in marked:
+                    yield name, steps, inside
+
+
+def held_names(module: nn.Module) -> set[str]:
+    """The names of those places: "act", "acts[0]", "config.act"."""
+    return {path_name(name, steps) for name, steps, _ in held(module)}
+
+
+def path_name(attribute: str, steps: tuple[Step, ...]) -> str:
+    """A path as it is written in Python, without the `self`."""
+    return attribute + "".join(f".{key}" if kind == "." else f"[{key!r}]" for kind, key in steps)
+
+
+def put(module: nn.Module, attribute: str, steps: tuple[Step, ...], value: Any) -> tuple[tuple[Step, ...], Any]:
+    """Let `value` stand at a place. Returns the place that was changed and what stood there, to put that back.
+
+    A tuple on the way is made anew, so the place that is changed is the one that holds the tuple.
+    """
+    while steps and type(container := at(module, attribute, steps[:-1])) is tuple:
+        place = steps[-1][1]
+        value = (*container[:place], value, *container[place + 1 :])
+        steps = steps[:-1]
+    old = at(module, attribute, steps)
+    if steps:
+        container, (kind, key) = at(module, attribute, steps[:-1]), steps[-1]
+        # Of a frozen dataclass too.
+        (vars(container) if kind == "." else container)[key] = value
+    elif attribute in module._modules:
+        module._modules[attribute] = value
+    else:
+        vars(module)[attribute] = value
+    return steps, old
+
+
+def _inside(value: Any, steps: tuple[Step, ...]) -> Iterator[tuple[tuple[Step, ...], Any]]:
+    if isinstance(value, nn.Module) or callable(value):
+        yield steps, value
+    elif len(steps) < _DEPTH:
+        for step, item in _items(value):
+            yield from _inside(item, (*steps, step))
+
+
+def _items(container: Any) -> list[tuple[Step, Any]]:
+    if type(container) in (list, tuple) and len(container) <= _LONGEST:
+        return [(("[]", i), item) for i, item in enumerate(container)]
+    if type(container) in (dict, OrderedDict) and len(container) <= _LONGEST:
+        return [(("[]", key), item) for key, item in container.items()]
+    if isinstance(container, SimpleNamespace) or (
+        dataclasses.is_dataclass(container) and not isinstance(container, type) and hasattr(container, "__dict__")
+    ):
+        return [((".", key), item) for key, item in vars(container).items()]
+    return []
+
+
+def at(module: nn.Module, attribute: str, steps: tuple[Step, ...]) -> Any:
+    """What stands at a place."""
+    value = module._modules[attribute] if attribute in module._modules else vars(module)[attribute]
+    for kind, key in steps:
+        value = vars(value)[key] if kind == "." else value[key]
+    return value
