@@ -53,7 +53,7 @@ class _Listener(TorchFunctionMode):
     def __enter__(self) -> _Listener:
         self.handles = [
             register_module_forward_pre_hook(lambda module, _: self._enter(module)),
-            register_module_forward_hook(lambda module, *_: self.running.pop() and None, always_call=True),
+            register_module_forward_hook(lambda *_: self._leave(), always_call=True),
         ]
         return super().__enter__()
 
@@ -61,6 +61,9 @@ class _Listener(TorchFunctionMode):
         self.running.append(module)
         if id(module) in self.sites:
             self.heard.sites.add(id(module))
+
+    def _leave(self) -> None:
+        self.running.pop()
 
     def __exit__(self, *error: Any) -> None:
         for handle in self.handles:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import builtins
 import dataclasses
+import functools
 import inspect
 import sys
 from collections.abc import Collection, Mapping
@@ -38,19 +39,16 @@ class Call:
 
     owner: nn.Module
     key: Key
-    function: object  # a function, a module that is nobody's child, or the name of a tensor's method
+    function: object  # or a module that is nobody's child
     text: str
     is_gate: bool
     reason: str | None = None  # why it is not to be replaced
     held: str | None = None  # where the owner holds it, if it does: then this is one use of that site
     discarded: bool = False  # a statement of its own, so it works by what it writes into its input
-    arguments: tuple[Any, ...] = ()
+    is_called: bool = True  # here, with arguments that can be read; or it is passed on
+    arguments: tuple[Any, ...] = ()  # after the input
     keywords: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     child: str = ""  # the name of the submodule that can take its place
-
-    @property
-    def is_called(self) -> bool:
-        return self.arguments is not UNKNOWN
 
 
 @dataclasses.dataclass
@@ -187,7 +185,7 @@ class _Reader:
             return
         call = parent if isinstance(parent, ast.Call) and parent.func is node else None
         if path is not None and path in self.analysis.held:
-            self._found(node, call, value, held=path)
+            self._found(node, call, value, path)
         elif kind_of(value):
             # What a submodule holds is a site of that submodule.
             if path is None or path.partition(".")[0].partition("[")[0] not in self.analysis.owner._modules:
@@ -211,48 +209,41 @@ class _Reader:
             return
         if len(node.args) != (function.attr == "prelu") or self.resolve(function.value)[0] is not UNKNOWN:
             return
-        self._found(node, node, function.attr, arguments=tuple(self.resolve(a)[0] for a in node.args))
+        self._found(node, node, METHODS[function.attr], is_method=True)
 
     def _found(
-        self,
-        node: ast.expr,
-        call: ast.Call | None,
-        value: object,
-        *,
-        held: str | None = None,
-        arguments: tuple[Any, ...] | None = None,
+        self, node: ast.expr, call: ast.Call | None, value: object, held: str | None = None, is_method: bool = False
     ) -> None:
+        """Note that `value` is used at `node`, which is what `call` calls, or all of a tensor method's call."""
+        parent, above = self.parent[id(node)], self.parent[id(call or node)]
+        readable = call is not None and _is_readable(call)
+        given = call if readable else None
+        skipped = 0 if is_method else 1
+        if call is None and isinstance(parent, ast.Call) and self.resolve(parent.func)[0] is functools.partial:
+            given = parent if _is_readable(parent) and parent.args[0] is node else None
+        arguments: tuple[Any, ...] = ()
         keywords: dict[str, Any] = {}
-        if arguments is None:
-            if call is None or any(isinstance(a, ast.Starred) for a in call.args) or not all(k.arg for k in call.keywords):
-                arguments = UNKNOWN
-            else:
-                given = [(k.arg or "", self.resolve(k.value)[0]) for k in call.keywords]
-                keywords = {key: value for key, value in given if key != "input"}
-                arguments = tuple(self.resolve(a)[0] for a in call.args[len(given) == len(keywords) :])
-        name = METHODS.get(value) if isinstance(value, str) else None
-        function = name or (type(value).__name__.lower() if isinstance(value, nn.Module) else function_name(value))
-        is_gate = METHODS.get(value) in ("sigmoid", "hardsigmoid") if isinstance(value, str) else kind_of(value) == "gate"
-        writes = isinstance(value, str) and value.endswith("_")
-        writes = writes or keywords.get("inplace", False) is not False or is_in_place(value)
-        if isinstance(arguments, tuple) and function_name(value) in _IN_PLACE_AT and not isinstance(value, nn.Module):
-            at = _IN_PLACE_AT[function_name(value)]
-            writes = writes or (len(arguments) > at and arguments[at] is not False)
+        if given is not None:
+            keywords = {k.arg or "": self.resolve(k.value)[0] for k in given.keywords}
+            if keywords.pop("input", None) is not None:
+                skipped = 0
+            arguments = tuple(self.resolve(argument)[0] for argument in given.args[skipped:])
         reason = None
         if self.is_loss:
             reason = f"called in {self.unit.function.__name__}, where losses are computed; move it to forward"
         found = Call(
-            self.analysis.owner,
-            (self.unit.place, self.number[id(node)]),
-            value,
-            ast.unparse(call or node),
-            is_gate,
-            reason,
-            held,
-            writes and isinstance(self.parent[id(call)], ast.Expr) if call is not None else False,
-            arguments,
-            keywords,
-            function.rstrip("_"),
+            owner=self.analysis.owner,
+            key=(self.unit.place, self.number[id(node)]),
+            function=value,
+            text=ast.unparse(call or node),
+            is_gate=kind_of(value) == "gate",
+            reason=reason,
+            held=held,
+            discarded=isinstance(above, ast.Expr) and _writes(value, arguments, keywords),
+            is_called=readable or is_method,
+            arguments=arguments,
+            keywords=keywords,
+            child=function_name(value).rstrip("_"),
         )
         self.unit.calls.append(found)
         self.analysis.calls.append(found)
@@ -301,6 +292,8 @@ class _Reader:
     def _attribute(self, node: ast.Attribute) -> tuple[Any, str | None]:
         base, path = self.resolve(node.value)
         name = node.attr
+        if name.startswith("__") and not name.endswith("__"):
+            name = f"_{self.unit.function.__qualname__.split('.')[-2:][0].lstrip('_')}{name}"
         if base is UNKNOWN:
             return UNKNOWN, None
         further = None if path is None else f"{path}.{name}" if path else name
@@ -341,7 +334,24 @@ class _Reader:
 
 
 # Where functions take `inplace` without its name, counted after the input.
-_IN_PLACE_AT = {"relu": 0, "relu6": 0, "silu": 0, "mish": 0, "hardswish": 0, "selu": 0, "elu": 1, "celu": 1, "leaky_relu": 1}
+_IN_PLACE_AT = {
+    **dict.fromkeys(("relu", "relu6", "silu", "mish", "hardswish", "selu"), 0),
+    **dict.fromkeys(("elu", "celu", "leaky_relu"), 1),
+    "hardtanh": 2,
+}
+
+
+def _is_readable(call: ast.Call) -> bool:
+    """Whether it is clear which argument is which, and there is one."""
+    starred = any(isinstance(argument, ast.Starred) for argument in call.args)
+    return not starred and all(k.arg for k in call.keywords) and bool(call.args or call.keywords)
+
+
+def _writes(value: object, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> bool:
+    """Whether a call writes into its input."""
+    at = None if isinstance(value, nn.Module) else _IN_PLACE_AT.get(function_name(value))
+    by_position = at is not None and len(arguments) > at and arguments[at] is not False
+    return by_position or keywords.get("inplace", False) is not False or is_in_place(value)
 
 
 @dataclasses.dataclass(frozen=True)

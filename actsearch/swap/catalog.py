@@ -1,6 +1,6 @@
-"""What counts as an activation, and what as a gate: modules, functions, and those of libraries that are known by name.
+"""What counts as an activation, and what as a gate: modules, functions, and those of libraries, known by name.
 
-Libraries bring their own GELU and Swish classes. They are recognised by the name of their class, without importing them.
+Libraries bring their own GELU and Swish classes. Their names are enough, so no library is imported.
 """
 
 from __future__ import annotations
@@ -18,15 +18,17 @@ from torch import Tensor, nn
 from actsearch.activation import Activation
 from actsearch.cell.mixed import MixedSite
 
+
 class Function(nn.Module):
     """A function of the first argument as a module: `function(x, *arguments, **keywords)`, out of place."""
 
     def __init__(
-        self, function: Callable[..., Tensor] | str, arguments: tuple[Any, ...] = (), keywords: dict[str, Any] | None = None
+        self,
+        function: Callable[..., Tensor],
+        arguments: tuple[Any, ...] = (),
+        keywords: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(function, str):
-            function = getattr(torch.Tensor, function)
         name = function_name(function)
         if getattr(function, "__name__", "").endswith("_"):
             function = getattr(F, name, None) or getattr(torch, name)
@@ -90,19 +92,43 @@ FUNCTIONS = _functions(_PLAIN + _ALSO_IN_PLACE)
 """Every torch function that is an activation → its name without the underscore of in-place forms."""
 GATE_FUNCTIONS = _functions(_GATES)
 METHODS = {
-    spelled: name
+    spelled: getattr(torch.Tensor, spelled)
     for name in (*_PLAIN, *_ALSO_IN_PLACE, *_GATES)
     for spelled in (name, f"{name}_")
     if hasattr(torch.Tensor, spelled)
 }
-"""Methods of a tensor, such as `x.relu_()` → their name."""
+"""The methods of a tensor among them, by the name under which they are called: `x.relu_()`."""
 
 # Names of classes and functions of other libraries, in lower case and without underscores and "activation".
 _ACTIVATION_NAMES = frozenset(
-    [name.replace("_", "") for name in _PLAIN + _ALSO_IN_PLACE]
-    + "newgelu gelunew fastgelu gelufast quickgelu accurategelu geluaccurate clippedgelu gelutanh gelupytorchtanh".split()
-    + "pytorchgelutanh gelupython swish hswish hardmish squaredrelu relusquared relu2 memoryefficientswish".split()
-    + "laplace xielu swishme mishme hardswishme hardmishme".split()
+    [
+        *(name.replace("_", "") for name in _PLAIN + _ALSO_IN_PLACE),
+        "newgelu",
+        "gelunew",
+        "fastgelu",
+        "gelufast",
+        "quickgelu",
+        "accurategelu",
+        "geluaccurate",
+        "clippedgelu",
+        "gelutanh",
+        "gelupytorchtanh",
+        "pytorchgelutanh",
+        "gelupython",
+        "swish",
+        "hswish",
+        "hardmish",
+        "squaredrelu",
+        "relusquared",
+        "relu2",
+        "memoryefficientswish",
+        "laplace",
+        "xielu",
+        "swishme",
+        "mishme",
+        "hardswishme",
+        "hardmishme",
+    ]
 )
 _GATE_NAMES = frozenset(["sigmoid", "hardsigmoid", "hsigmoid", "hardsigmoidme"])
 
@@ -130,7 +156,9 @@ def kind_of(value: object) -> Kind | None:
 
 
 def function_name(value: object) -> str:
-    """A function's name, as an activation's where it is one: `torch.relu_` → "relu"."""
+    """A function's name, as an activation's where it is one: `torch.relu_` → "relu"; a module's class's."""
+    if isinstance(value, nn.Module):
+        return type(value).__name__.lower()
     if isinstance(value, functools.partial):
         return function_name(value.func)
     if isinstance(value, torch.jit.ScriptFunction):

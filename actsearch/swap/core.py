@@ -205,7 +205,7 @@ def _change(
 ) -> None:
     module, undo = owner.module, report.undo
     old = recipe_of(module)
-    edits, sites = dict(old.edits), set(old.sites)
+    edits, sites, names = dict(old.edits), set(old.sites), dict(old.registered)
     for found in chosen:
         new = made[found.key]
         if found.call is not None:
@@ -221,19 +221,21 @@ def _change(
                 module._modules[found.attribute] = new
             else:
                 undo.append(("place", owner.name, found.attribute, *put(module, found.attribute, found.steps, new)))
-            if found.steps and id(found.site.value) not in registered:
+            if place in names:
+                undo.append(("place", owner.name, names[place], *put(module, names[place], (), new)))
+            elif found.steps and id(found.site.value) not in registered:
                 # Its parameters are the model's, although it stands in a plain container.
-                child = owner.free(re.sub(r"\W+", "_", place).strip("_"))
-                module._modules[child] = new
-                undo.append(("child", owner.name, child))
+                names[place] = owner.free(re.sub(r"\W+", "_", place).strip("_"))
+                module._modules[names[place]] = new
+                undo.append(("child", owner.name, names[place]))
             for use in found.uses:
                 others = use.is_called and (use.arguments or use.keywords)
                 if (others or use.discarded) and use.key not in edits:
                     edits[use.key] = ("use", "")
         if kind_of(new) is None:
             sites.add(place)
-    recipe = Recipe(tuple(owner.analysis.methods), edits, frozenset(sites))
-    if recipe.edits == old.edits and recipe.sites == old.sites:
+    recipe = Recipe(tuple(owner.analysis.methods) if edits else (), edits, frozenset(sites), names)
+    if recipe == old:
         return
     undo.append(("recipe", owner.name, old))
     apply(module, recipe, owner.analysis)
@@ -251,7 +253,7 @@ def _out_of_place(model: nn.Module, report: SwapReport) -> None:
         if getattr(module, "inplace", False) is True and not isinstance(module, torch.jit.ScriptModule):
             report.undo.append(("set", name, "inplace", True))
             report.out_of_place.append(name)
-            module.inplace = False  # type: ignore[assignment]
+            module.inplace = False
 
 
 def _fused_switches(model: nn.Module, owners: set[nn.Module]) -> Iterator[tuple[str, nn.Module, str, object]]:

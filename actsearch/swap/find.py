@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn.modules.loss import _Loss
 from torch.nn.utils.parametrize import ParametrizationList
 
-from actsearch.swap.calls import Analysis, Call
-from actsearch.swap.catalog import function_name, kind_of
+from actsearch.swap.calls import UNKNOWN, Analysis, Call
+from actsearch.swap.catalog import FUNCTIONS, function_name, kind_of
 from actsearch.swap.held import Step, held, path_name
 from actsearch.swap.report import Site
 from actsearch.swap.rewrite import base_of, recipe_of
@@ -22,7 +22,7 @@ from actsearch.swap.rewrite import base_of, recipe_of
 Shared = Literal["keep", "split"]
 Recognise = Callable[[nn.Module], bool]
 
-_SCRIPTED = re.compile(r"aten::(relu|gelu|silu|mish|elu|celu|selu|leaky_relu|softplus|hardswish|tanh|hardtanh|prelu)_?\(")
+_SCRIPTED = re.compile(rf"aten::({'|'.join(sorted(set(FUNCTIONS.values())))})_?\(")
 
 
 @dataclass
@@ -119,8 +119,9 @@ def _held_by(owner: Owner, shared: Shared, recognise: Recognise) -> list[Found]:
         key: Any = id(value) if is_module else (id(owner.module), attribute, steps)
         if shared == "split" and not steps:
             key = (id(owner.module), attribute)
-        site = Site(_dotted(owner, path), _describe(value), "module" if is_module else "function", value)
         uses = [call for call in owner.analysis.calls if call.held == path]
+        call = None if is_module else _agreed(uses)
+        site = Site(_dotted(owner, path), _describe(value), "module" if is_module else "function", value, call)
         first = Found(site, owner, key, kind_of(value) == "gate", owner.reason, attribute, steps, uses=uses)
         found.append(first)
         if shared == "split" and not steps:
@@ -130,13 +131,23 @@ def _held_by(owner: Owner, shared: Shared, recognise: Recognise) -> list[Found]:
                 if number and use.key not in recipe_of(owner.module).edits:
                     use.child = owner.free(f"{attribute}_{number + 1}")
                     again = Site(_dotted(owner, use.child), site.original, site.kind, value, use)
-                    found.append(Found(again, owner, (id(owner.module), use.key), first.is_gate, owner.reason, call=use))
+                    key = (id(owner.module), use.key)
+                    found.append(Found(again, owner, key, first.is_gate, owner.reason, call=use))
     if isinstance(owner.module, nn.RNNBase | nn.RNNCellBase):
         site = Site(owner.name, type(owner.module).__name__)
         found.append(Found(site, owner, None, False, "its activations are inside torch's kernel"))
     if isinstance(owner.module, torch.jit.ScriptModule) and _SCRIPTED.search(str(_graph(owner.module))):
-        found.append(Found(Site(owner.name, f"scripted {owner.module.original_name}"), owner, None, False, owner.reason))
+        site = Site(owner.name, f"scripted {owner.module.original_name}")
+        found.append(Found(site, owner, None, False, owner.reason))
     return found
+
+
+def _agreed(uses: list[Call]) -> Call | None:
+    """The further arguments with which a function is called: those of all its calls, or not known."""
+    for use in uses[1:]:
+        if (use.arguments, use.keywords) != (uses[0].arguments, uses[0].keywords):
+            return replace(use, arguments=(UNKNOWN,))
+    return uses[0] if uses else None
 
 
 def _called_by(owner: Owner) -> list[Found]:
@@ -152,7 +163,8 @@ def _called_by(owner: Owner) -> list[Found]:
         name = owner.free(f"{call.child}_{numbers[call.child]}")
         call.child = name
         site = Site(_dotted(owner, name), call.text, "call", call.function, call)
-        found.append(Found(site, owner, (id(owner.module), call.key), call.is_gate, owner.reason or call.reason, call=call))
+        key = (id(owner.module), call.key)
+        found.append(Found(site, owner, key, call.is_gate, owner.reason or call.reason, call=call))
     for method, reason in owner.analysis.unreadable:
         found.append(Found(Site(_dotted(owner, method), f"code of {method}", "call"), owner, None, False, reason))
     return found

@@ -35,10 +35,11 @@ def held(
     """
     if isinstance(module, Activation | MixedSite):
         return
-    marked = getattr(vars(module).get("_swap_recipe"), "sites", ())
+    recipe = vars(module).get("_swap_recipe")
+    marked, registered = (recipe.sites, recipe.registered.values()) if recipe is not None else ((), ())
     # _modules rather than named_children(), which hides the second name of a shared instance.
     for name, child in module._modules.items():
-        if child is not None and (kind_of(child) or name in marked or recognise(child)):
+        if child is not None and name not in registered and (kind_of(child) or name in marked or recognise(child)):
             yield name, (), child
     for name, value in vars(module).items():
         if name not in _OWN and not name.startswith("_swap_"):
@@ -63,13 +64,15 @@ def put(module: nn.Module, attribute: str, steps: tuple[Step, ...], value: Any) 
 
     A tuple on the way is made anew, so the place that is changed is the one that holds the tuple.
     """
+    container: Any
     while steps and type(container := at(module, attribute, steps[:-1])) is tuple:
         place = steps[-1][1]
         value = (*container[:place], value, *container[place + 1 :])
         steps = steps[:-1]
     old = at(module, attribute, steps)
     if steps:
-        container, (kind, key) = at(module, attribute, steps[:-1]), steps[-1]
+        container = at(module, attribute, steps[:-1])
+        kind, key = steps[-1]
         # Of a frozen dataclass too.
         (vars(container) if kind == "." else container)[key] = value
     elif attribute in module._modules:
@@ -101,7 +104,7 @@ def _items(container: Any) -> list[tuple[Step, Any]]:
 
 def at(module: nn.Module, attribute: str, steps: tuple[Step, ...]) -> Any:
     """What stands at a place."""
-    value = module._modules[attribute] if attribute in module._modules else vars(module)[attribute]
+    value: Any = module._modules[attribute] if attribute in module._modules else vars(module)[attribute]
     for kind, key in steps:
         value = vars(value)[key] if kind == "." else value[key]
     return value

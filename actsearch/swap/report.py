@@ -10,7 +10,7 @@ from torch import nn
 
 from actsearch.errors import SwapError
 from actsearch.swap.calls import UNKNOWN, Call
-from actsearch.swap.catalog import METHODS, Function, function_name
+from actsearch.swap.catalog import Function, function_name
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,8 @@ class Site:
 
     @property
     def function(self) -> str:
-        """The name of the function that stood here: "relu"; of a module, its class's."""
-        if isinstance(self.value, nn.Module):
-            return type(self.value).__name__
-        return METHODS.get(self.value, self.value) if isinstance(self.value, str) else function_name(self.value)
+        """The name of the function that stood here: "relu"; of a module, its class's in lower case."""
+        return function_name(self.value)
 
     def default(self) -> nn.Module:
         """A new module that computes what stood here; never in place.
@@ -48,7 +46,7 @@ class Site:
             if getattr(made, "inplace", False) is True:
                 made.inplace = False  # type: ignore[assignment]
             return made
-        if self.call is None or not self.call.is_called:
+        if self.call is None:
             return Function(self.value)
         if UNKNOWN in (*self.call.arguments, *self.call.keywords.values()):
             raise SwapError(f"{self.name}: {self.original} has arguments that are known only when it runs")

@@ -33,12 +33,14 @@ class Recipe:
     """What swaps have done to one module; kept in the module, so that copies know it.
 
     methods: those of its class that were read. edits: what was done in their code. sites: where it holds modules that
-    swaps put there and that do not look like activations.
+    swaps put there and that do not look like activations. registered: names under which the module has as its children
+    what swaps put into its plain containers, by the place.
     """
 
     methods: tuple[str, ...] = ()
     edits: Edits = dataclasses.field(default_factory=dict)
     sites: frozenset[str] = frozenset()
+    registered: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def recipe_of(module: nn.Module) -> Recipe:
@@ -79,10 +81,12 @@ _classes: dict[tuple[Any, ...], type[nn.Module]] = {}
 
 
 def _new_class(base: type[nn.Module], namespace: dict[str, Any]) -> type[nn.Module]:
+    metaclass: Any = type(base)
+
     def __reduce_ex__(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
         return (_blank, (base,), self.__getstate__())
 
-    return type(base)(
+    return metaclass(
         base.__name__,
         (base,),
         {
@@ -108,7 +112,8 @@ def _blank(base: type[nn.Module]) -> nn.Module:
             analysis.method(name)
         apply(self, recipe, analysis)
 
-    kind = type(base)(base.__name__, (base,), {"__setstate__": __setstate__, "__module__": base.__module__})
+    metaclass: Any = type(base)
+    kind = metaclass(base.__name__, (base,), {"__setstate__": __setstate__, "__module__": base.__module__})
     return kind.__new__(kind)
 
 
@@ -146,7 +151,7 @@ def _compile(unit: Unit, edits: Edits, done: dict[int, FunctionType]) -> Functio
         kind, child = edits[call.key]
         target = nodes[call.key[1]]
         parent = parents[id(target)]
-        if isinstance(call.function, str):  # x.relu()
+        if isinstance(target, ast.Call) and isinstance(target.func, ast.Attribute):  # x.relu()
             replaced[id(target)] = functools.partial(_call, _child(owner, child), call, method=True)
         elif isinstance(parent, ast.Call) and parent.func is target and call.is_called:
             replaced[id(parent)] = functools.partial(_call, _child(owner, child) if kind == "call" else None, call)
@@ -165,10 +170,7 @@ def _compile(unit: Unit, edits: Edits, done: dict[int, FunctionType]) -> Functio
         parent = parents[id(target)]
         if helper.owner is None and isinstance(parent, ast.Call) and parent.func is target:
             replaced[id(parent)] = functools.partial(_called_with_owner, name, owner)
-        elif helper.owner is None:
-            extra["_swap_partial"] = functools.partial
-            replaced[id(target)] = functools.partial(_bound, name, owner)
-        elif isinstance(target, ast.Attribute) and isinstance(target.value, ast.Call):  # super().forward
+        elif helper.owner is None or isinstance(getattr(target, "value", None), ast.Call):  # super().forward
             extra["_swap_partial"] = functools.partial
             replaced[id(target)] = functools.partial(_bound, name, owner)
         else:  # Parent.forward, which is given the module

@@ -6,6 +6,7 @@ import ast
 import inspect
 import itertools
 import linecache
+import sys
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from types import CellType, CodeType, FunctionType
@@ -13,6 +14,7 @@ from typing import Any
 
 Definition = ast.FunctionDef | ast.Lambda
 
+_NEWER: dict[str, Any] = {} if sys.version_info < (3, 12) else {"type_params": []}
 _numbers = itertools.count()
 
 
@@ -21,13 +23,13 @@ def definition(function: FunctionType) -> Definition | None:
     code = function.__code__
     found = [node for node in _definitions(code.co_filename, code.co_firstlineno) if _same(node, code)]
     if len(found) > 1:  # lambdas of one line: the one around the function's own instructions
-        inside = [(line, column) for line, _, column, _ in code.co_positions() if column is not None and line is not None]
-        found = [node for node in found if all(_spans(node, place) for place in inside[1:])]
+        inside = [(line, column) for line, _, column, _ in code.co_positions() if line is not None and column]
+        found = [node for node in found if all(_spans(node, place) for place in inside)]
     return found[0] if len(found) == 1 else None
 
 
 def compiled(node: Definition, like: FunctionType, extra: Mapping[str, Any]) -> FunctionType:
-    """`node` as a function with the globals, closure, defaults and attributes of `like`, in which `extra` is known too."""
+    """`node` as a function with globals, closure, defaults and attributes of `like`, in which `extra` is known too."""
     name = node.name if isinstance(node, ast.FunctionDef) else "_swap_lambda"
     body: ast.stmt
     if isinstance(node, ast.FunctionDef):
@@ -35,11 +37,11 @@ def compiled(node: Definition, like: FunctionType, extra: Mapping[str, Any]) -> 
         # What is evaluated when a function is defined was evaluated; only the number of defaults counts.
         body = node
     else:
-        body = ast.FunctionDef(name=name, args=node.args, body=[ast.Return(node.body)], decorator_list=[], type_params=[])
+        body = ast.FunctionDef(name=name, args=node.args, body=[ast.Return(node.body)], decorator_list=[], **_NEWER)
     _strip(body)
     owner = like.__qualname__.split(".")[-2:-1]
     if owner and owner[0].isidentifier():  # inside its class, so that names such as self.__x are mangled alike
-        body = ast.ClassDef(name=owner[0], bases=[], keywords=[], body=[body], decorator_list=[], type_params=[])
+        body = ast.ClassDef(name=owner[0], bases=[], keywords=[], body=[body], decorator_list=[], **_NEWER)
     cells = dict(zip(like.__code__.co_freevars, like.__closure__ or (), strict=True))
     cells |= {key: CellType(value) for key, value in extra.items()}
     outer = ast.FunctionDef(
@@ -47,7 +49,7 @@ def compiled(node: Definition, like: FunctionType, extra: Mapping[str, Any]) -> 
         args=ast.arguments([], [ast.arg(key) for key in cells], None, [], [], None, []),
         body=[body],
         decorator_list=[],
-        type_params=[],
+        **_NEWER,
     )
     text = ast.unparse(ast.fix_missing_locations(ast.Module([outer], [])))
     # The changed text is what tracebacks and torch.jit.script shall read.
@@ -167,7 +169,9 @@ def _identifiers(node: ast.AST) -> Iterator[str]:
         elif isinstance(part, ast.Attribute):
             yield part.attr
         elif isinstance(part, ast.Import | ast.ImportFrom):
-            yield from ".".join([getattr(part, "module", None) or "", *(a.name for a in part.names)]).split(".")
+            yield getattr(part, "module", None) or ""
+            for alias in part.names:
+                yield from (alias.name, *alias.name.split("."))
         elif isinstance(part, ast.FunctionDef | ast.ClassDef):
             yield part.name
     yield from ("__class__", "AssertionError", "annotations", "__name__", "__module__", "__qualname__")
