@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import nn
 
-from actsearch.swap.catalog import METHODS, function_name, is_in_place, kind_of
+from actsearch.swap.catalog import METHODS, WORDS, function_name, is_in_place, kind_of
 from actsearch.swap.source import Definition, definition, inner, names_in
 
 Key = tuple[str, int]
@@ -137,9 +137,10 @@ class Analysis:
         return self._helpers[function]
 
     def _mentions_activations(self, function: object) -> bool:
+        if kind_of(function):
+            return True
         code = getattr(inspect.unwrap(function) if callable(function) else function, "__code__", None)
-        known = getattr(function, "__globals__", {})
-        return code is not None and any(n in METHODS or kind_of(known.get(n)) for n in names_in(code))
+        return code is not None and not names_in(code).isdisjoint(WORDS)
 
 
 class _Reader:

@@ -91,6 +91,7 @@ def _functions(names: tuple[str, ...]) -> dict[Callable[..., Any], str]:
 FUNCTIONS = _functions(_PLAIN + _ALSO_IN_PLACE)
 """Every torch function that is an activation → its name without the underscore of in-place forms."""
 GATE_FUNCTIONS = _functions(_GATES)
+WORDS = frozenset(f"{name}{end}" for name in (*_PLAIN, *_ALSO_IN_PLACE) for end in ("", "_"))
 METHODS = {
     spelled: getattr(torch.Tensor, spelled)
     for name in (*_PLAIN, *_ALSO_IN_PLACE, *_GATES)

@@ -193,8 +193,9 @@ def _install(model: nn.Module, chosen: list[Found], made: Mapping[Any, nn.Module
             _change(owner, [f for f in chosen if f.owner is owner], made, report, registered)
         _out_of_place(model, report)
         for name, module, attribute, off in _fused_switches(model, {f.owner.module for f in chosen}):
-            report.undo.append(("set", name, attribute, getattr(module, attribute)))
+            old = getattr(module, attribute)
             setattr(module, attribute, off)
+            report.undo.append(("set", name, attribute, old))
     except BaseException:
         unswap(model, report)
         raise
@@ -251,9 +252,9 @@ def _analysis(module: nn.Module, recipe: Recipe) -> Analysis:
 def _out_of_place(model: nn.Module, report: SwapReport) -> None:
     for name, module in model.named_modules():
         if getattr(module, "inplace", False) is True and not isinstance(module, torch.jit.ScriptModule):
+            module.inplace = False
             report.undo.append(("set", name, "inplace", True))
             report.out_of_place.append(name)
-            module.inplace = False
 
 
 def _fused_switches(model: nn.Module, owners: set[nn.Module]) -> Iterator[tuple[str, nn.Module, str, object]]:

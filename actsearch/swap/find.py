@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
+import torch.fx
 from torch import nn
 from torch.nn.modules.loss import _Loss
 from torch.nn.utils.parametrize import ParametrizationList
@@ -79,7 +80,9 @@ def _owners(model: nn.Module, recognise: Recognise) -> list[Owner]:
             closed.append((f"{name}.", None))  # what an activation is made of is no site
             continue
         reason = inside or _reason_against(module)
-        if reason and not inside:
+        if isinstance(module, torch.jit.ScriptModule):
+            closed.append((f"{name}." if name else "", None))
+        elif reason and not inside:
             closed.append((f"{name}." if name else "", reason))
         held_at = {path_name(attribute, steps) for attribute, steps, _ in held(module, recognise)}
         analysis = Analysis(module, base_of(module), held_at)
@@ -125,7 +128,7 @@ def _held_by(owner: Owner, shared: Shared, recognise: Recognise) -> list[Found]:
         first = Found(site, owner, key, kind_of(value) == "gate", owner.reason, attribute, steps, uses=uses)
         found.append(first)
         if shared == "split" and not steps:
-            for number, use in enumerate(use for use in uses if use.is_called):
+            for number, use in enumerate([use for use in uses if use.is_called]):
                 if number:
                     first.uses.remove(use)
                 if number and use.key not in recipe_of(owner.module).edits:
@@ -164,7 +167,10 @@ def _called_by(owner: Owner) -> list[Found]:
         call.child = name
         site = Site(_dotted(owner, name), call.text, "call", call.function, call)
         key = (id(owner.module), call.key)
-        found.append(Found(site, owner, key, call.is_gate, owner.reason or call.reason, call=call))
+        reason = owner.reason or call.reason
+        if isinstance(owner.module, torch.fx.GraphModule):  # its copies are made anew from the graph
+            reason = reason or "in a traced graph; swap before tracing"
+        found.append(Found(site, owner, key, call.is_gate, reason, call=call))
     for method, reason in owner.analysis.unreadable:
         found.append(Found(Site(_dotted(owner, method), f"code of {method}", "call"), owner, None, False, reason))
     return found
