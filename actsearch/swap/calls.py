@@ -35,9 +35,8 @@ UNKNOWN: Any = object()  # what is known only when the code runs
 
 @dataclasses.dataclass
 class Call:
-    """An activation that code of the module `owner` calls or passes on."""
+    """An activation that a module's code calls or passes on."""
 
-    owner: nn.Module
     key: Key
     function: object  # or a module that is nobody's child
     text: str
@@ -233,7 +232,6 @@ class _Reader:
         if self.is_loss:
             reason = f"called in {self.unit.function.__name__}, where losses are computed; move it to forward"
         found = Call(
-            owner=self.analysis.owner,
             key=(self.unit.place, self.number[id(node)]),
             function=value,
             text=ast.unparse(call or node),

@@ -65,7 +65,7 @@ def swap(
 
     An in-place activation becomes out of place, except where its result is thrown away (a statement `F.relu_(x)`):
     there it is written back. Other modules with `inplace=True` are set to False, as they may overwrite what the new
-    function saved for its gradient.
+    function saved for its gradient; of a `y += x` after a site torch itself says in backward if it does.
 
     Returns a SwapReport, which `unswap` takes.
 
@@ -100,7 +100,7 @@ def unswap(model: nn.Module, report: SwapReport) -> None:
     for kind, owner_name, *what in reversed(report.undo):
         owner = model.get_submodule(owner_name)
         if kind == "place":
-            put(owner, *what)
+            put(owner, what[0], (), what[1])
         elif kind == "child":
             owner._modules.pop(what[0], None)
         elif kind == "attribute":
@@ -221,9 +221,9 @@ def _change(
                 undo.append(("attribute", owner.name, found.attribute, vars(module).pop(found.attribute)))
                 module._modules[found.attribute] = new
             else:
-                undo.append(("place", owner.name, found.attribute, *put(module, found.attribute, found.steps, new)))
+                undo.append(("place", owner.name, found.attribute, put(module, found.attribute, found.steps, new)))
             if place in names:
-                undo.append(("place", owner.name, names[place], *put(module, names[place], (), new)))
+                undo.append(("place", owner.name, names[place], put(module, names[place], (), new)))
             elif found.steps and id(found.site.value) not in registered:
                 # Its parameters are the model's, although it stands in a plain container.
                 names[place] = owner.free(re.sub(r"\W+", "_", place).strip("_"))

@@ -118,7 +118,7 @@ def _held_by(owner: Owner, shared: Shared, recognise: Recognise) -> list[Found]:
     for attribute, steps, value in held(owner.module, recognise):
         path = path_name(attribute, steps)
         is_module = isinstance(value, nn.Module)
-        # One instance at several places, or one container that several modules hold, is one site.
+        # One instance at several places is one site.
         key: Any = id(value) if is_module else (id(owner.module), attribute, steps)
         if shared == "split" and not steps:
             key = (id(owner.module), attribute)

@@ -6,6 +6,7 @@ The path of such a place is the attribute's name and the steps from there: `self
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -59,27 +60,28 @@ def path_name(attribute: str, steps: tuple[Step, ...]) -> str:
     return attribute + "".join(f".{key}" if kind == "." else f"[{key!r}]" for kind, key in steps)
 
 
-def put(module: nn.Module, attribute: str, steps: tuple[Step, ...], value: Any) -> tuple[tuple[Step, ...], Any]:
-    """Let `value` stand at a place. Returns the place that was changed and what stood there, to put that back.
+def put(module: nn.Module, attribute: str, steps: tuple[Step, ...], value: Any) -> Any:
+    """Let `value` stand at a place. Returns what the attribute was before; put there, it undoes this.
 
-    A tuple on the way is made anew, so the place that is changed is the one that holds the tuple.
+    A container is not changed but copied, as other modules and other models may hold it too.
     """
-    container: Any
-    while steps and type(container := at(module, attribute, steps[:-1])) is tuple:
-        place = steps[-1][1]
-        value = (*container[:place], value, *container[place + 1 :])
-        steps = steps[:-1]
-    old = at(module, attribute, steps)
-    if steps:
-        container = at(module, attribute, steps[:-1])
-        kind, key = steps[-1]
-        # Of a frozen dataclass too.
-        (vars(container) if kind == "." else container)[key] = value
-    elif attribute in module._modules:
-        module._modules[attribute] = value
-    else:
-        vars(module)[attribute] = value
-    return steps, old
+    attributes = module._modules if attribute in module._modules else vars(module)
+    old = attributes[attribute]
+    attributes[attribute] = _with(old, steps, value)
+    return old
+
+
+def _with(container: Any, steps: tuple[Step, ...], value: Any) -> Any:
+    if not steps:
+        return value
+    (kind, key), *others = steps
+    inside = vars(container)[key] if kind == "." else container[key]
+    changed = _with(inside, tuple(others), value)
+    if type(container) is tuple:
+        return (*container[:key], changed, *container[key + 1 :])
+    copied = copy.copy(container)
+    (vars(copied) if kind == "." else copied)[key] = changed  # of a frozen dataclass too
+    return copied
 
 
 def _inside(value: Any, steps: tuple[Step, ...]) -> Iterator[tuple[tuple[Step, ...], Any]]:
@@ -100,11 +102,3 @@ def _items(container: Any) -> list[tuple[Step, Any]]:
     ):
         return [((".", key), item) for key, item in vars(container).items()]
     return []
-
-
-def at(module: nn.Module, attribute: str, steps: tuple[Step, ...]) -> Any:
-    """What stands at a place."""
-    value: Any = module._modules[attribute] if attribute in module._modules else vars(module)[attribute]
-    for kind, key in steps:
-        value = vars(value)[key] if kind == "." else value[key]
-    return value

@@ -134,7 +134,7 @@ def _definitions(filename: str, line: int) -> list[Definition]:
     return _by_line(filename, "".join(linecache.getlines(filename))).get(line, [])
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _by_line(filename: str, text: str) -> dict[int, list[Definition]]:
     found: dict[int, list[Definition]] = {}
     try:

@@ -347,3 +347,49 @@ def test_in_place_neighbours_do_not_spoil_gradients(new: Callable[[Site], nn.Mod
     assert model.net[3].inplace
     assert model.last.inplace
     assert model.act.inplace
+
+
+class Configured(nn.Module):
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.config = config
+        self.fc = nn.Linear(4, 4)
+        self.layers = [self.fc, config["act"]]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers[1](self.config["act"](self.fc(x)))
+
+
+def test_a_container_that_others_hold_too_is_not_changed() -> None:
+    config = {"act": F.relu, "width": 4}
+    model, outside = nn.Sequential(Configured(config), Configured(config)), Configured(config)
+    before, expected = model(X), outside(X)
+    report = swap(model, lambda site: nn.PReLU())
+    assert [site.name for site in report.replaced] == [
+        f"{block}.{place}" for block in (0, 1) for place in ("config['act']", "layers[1]")
+    ]
+    assert len({id(p) for p in model.parameters()}) == 4 + 4
+    assert config == {"act": F.relu, "width": 4}
+    assert torch.equal(outside(X), expected)
+    unswap(model, report)
+    assert model[0].config is config
+    assert torch.equal(model(X), before)
+
+
+def test_a_list_beside_registered_children_gets_the_same_new_modules() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.act = nn.ReLU()
+            self.layers = [nn.Flatten(), self.act]
+
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.layers:
+                x = layer(x)
+            return x
+
+    model = Both()
+    report = swap(model, lambda site: nn.PReLU())
+    assert [site.name for site in report.replaced] == ["act", "layers[1]"]
+    assert model.layers[1] is model.act
+    assert list(model.state_dict()) == ["act.weight"]
