@@ -13,7 +13,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Collection, Mapping
-from types import FunctionType, ModuleType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 from torch import nn
@@ -22,7 +22,7 @@ from actsearch.swap.catalog import METHODS, WORDS, function_name, is_in_place, k
 from actsearch.swap.source import Definition, definition, inner, names_in
 
 Key = tuple[str, int]
-"""A place in code: the function's qualified name and line, and the node's number in it."""
+"""A place in code: the function's qualified name, line and column, and the node's number in it."""
 
 _STEPS = ("training_step", "validation_step", "test_step", "predict_step")
 # Code in which a softplus or a sigmoid belongs to a loss.
@@ -63,7 +63,8 @@ class Unit:
 
     @property
     def place(self) -> str:
-        return f"{self.function.__qualname__}:{self.function.__code__.co_firstlineno}"
+        # The column tells the lambdas of one line apart.
+        return f"{self.function.__qualname__}:{self.function.__code__.co_firstlineno}:{self.node.col_offset}"
 
 
 def is_loss(name: str) -> bool:
@@ -192,7 +193,11 @@ class _Reader:
                 self._found(node, call, value)
         elif isinstance(value, _Method):
             if value.module is self.analysis.owner:
-                self.analysis.method(value.name)
+                function = inspect.getattr_static(self.analysis.base, value.name)
+                if kind_of(function):  # `self.gelu(x)`: what such a method is made of is no site
+                    self._found(node, call, MethodType(function, value.module))
+                else:
+                    self.analysis.method(value.name)
             elif not self.is_loss or not is_loss(value.name):
                 self.analysis.others.append((value.module, value.name))
         elif inspect.isfunction(value) and not self.is_loss:

@@ -151,7 +151,7 @@ def kind_of(value: object) -> Kind | None:
             return "gate"
     except TypeError:  # not hashable, so no function
         return None
-    if inspect.isfunction(value) or isinstance(value, torch.jit.ScriptFunction):
+    if inspect.isroutine(value) or isinstance(value, torch.jit.ScriptFunction):
         return _kind_by_name(str(getattr(value, "__name__", None) or getattr(value, "name", "")))
     return None
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.modules.loss import _Loss
 from torch.nn.utils.parametrize import ParametrizationList
 
-from actsearch.swap.calls import UNKNOWN, Analysis, Call
+from actsearch.swap.calls import UNKNOWN, Analysis, Call, is_loss
 from actsearch.swap.catalog import FUNCTIONS, function_name, kind_of
 from actsearch.swap.held import Step, held, path_name
 from actsearch.swap.report import Site
@@ -79,7 +79,7 @@ def _owners(model: nn.Module, recognise: Recognise) -> list[Owner]:
         if name and (kind_of(module) or recognise(module)):
             closed.append((f"{name}.", None))  # what an activation is made of is no site
             continue
-        reason = inside or _reason_against(module)
+        reason = inside or _reason_against(module, is_root=not name)
         if isinstance(module, torch.jit.ScriptModule):
             closed.append((f"{name}." if name else "", None))
         elif reason and not inside:
@@ -102,11 +102,13 @@ def _owners(model: nn.Module, recognise: Recognise) -> list[Owner]:
     return owners
 
 
-def _reason_against(module: nn.Module) -> str | None:
+def _reason_against(module: nn.Module, is_root: bool) -> str | None:
     if isinstance(module, torch.jit.ScriptModule):
         return "scripted by torch.jit; swap before scripting"
     if isinstance(module, ParametrizationList):
         return "it shapes a weight, as a parametrisation"
+    if is_root:  # a LightningModule may be named after its loss
+        return None
     of_torchmetrics = any(c.__module__.partition(".")[0] == "torchmetrics" for c in type(module).__mro__)
     if of_torchmetrics or isinstance(module, _Loss) or type(module).__name__.lower().endswith(("loss", "criterion")):
         return "part of a loss or metric"
@@ -125,7 +127,8 @@ def _held_by(owner: Owner, shared: Shared, recognise: Recognise) -> list[Found]:
         uses = [call for call in owner.analysis.calls if call.held == path]
         call = None if is_module else _agreed(uses)
         site = Site(_dotted(owner, path), _describe(value), "module" if is_module else "function", value, call)
-        first = Found(site, owner, key, kind_of(value) == "gate", owner.reason, attribute, steps, uses=uses)
+        reason = owner.reason or ("part of a loss or metric" if is_loss(attribute) else None)
+        first = Found(site, owner, key, kind_of(value) == "gate", reason, attribute, steps, uses=uses)
         found.append(first)
         if shared == "split" and not steps:
             for number, use in enumerate([use for use in uses if use.is_called]):

@@ -21,6 +21,7 @@ from actsearch.swap.catalog import kind_of
 
 Step = tuple[Literal[".", "[]"], Any]
 
+_LAYERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 _DEPTH = 3
 _LONGEST = 1000  # a longer list holds data
 # nn.Module's own attributes: a hook is no activation.
@@ -45,7 +46,9 @@ def held(
     for name, value in vars(module).items():
         if name not in _OWN and not name.startswith("_swap_"):
             for steps, inside in _inside(value, ()):
-                known = kind_of(inside) or (isinstance(inside, nn.Module) and recognise(inside))
+                # Whatever function torch's transformer layers were given as theirs.
+                known = isinstance(module, _LAYERS) and name == "activation"
+                known = known or kind_of(inside) is not None or (isinstance(inside, nn.Module) and recognise(inside))
                 if known or path_name(name, steps) in marked:
                     yield name, steps, inside
 

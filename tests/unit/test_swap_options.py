@@ -393,3 +393,40 @@ def test_a_list_beside_registered_children_gets_the_same_new_modules() -> None:
     assert [site.name for site in report.replaced] == ["act", "layers[1]"]
     assert model.layers[1] is model.act
     assert list(model.state_dict()) == ["act.weight"]
+
+
+@pytest.mark.parametrize("layer", [nn.TransformerEncoderLayer, nn.TransformerDecoderLayer])
+def test_transformer_layers_with_a_function_of_the_users_own(layer: Callable[..., nn.Module]) -> None:
+    model = layer(4, 2, 8, 0.0, lambda x: F.relu(x) ** 2, batch_first=True)
+    x = torch.randn(2, 3, 4)
+    inputs = (x,) if layer is nn.TransformerEncoderLayer else (x, x)
+    before = model.eval()(*inputs)
+    report = swap(model, CUBE)
+    assert [site.name for site in report.replaced] == ["activation"]
+    assert not torch.allclose(model(*inputs), before)
+    unswap(model, report)
+    assert torch.equal(model(*inputs), before)
+
+
+def test_a_method_named_like_an_activation_and_a_loss_function_in_an_attribute() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.loss_fn = F.softplus
+            self.f, self.g = (lambda x: F.relu(x)), (lambda x: F.silu(x))
+
+        def gelu(self, x: Tensor) -> Tensor:
+            return 0.5 * x * (1 + torch.tanh(0.8 * (x + 0.04 * x**3)))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.gelu(x) + self.f(x) + 2 * self.g(x)
+
+    model = Model()
+    before = model(X)
+    report = swap(model, lambda site: site.default())
+    assert [site.name for site in report.replaced] == ["gelu_1", "relu_1", "silu_1"]
+    assert reasons(report) == {"loss_fn": "part of a loss or metric"}
+    assert torch.equal(model(X), before)
+    unswap(model, report)
+    swap(model, {"gelu_1": CUBE, "relu_1": nn.Tanh, "silu_1": nn.Identity})
+    torch.testing.assert_close(model(X), X**3 + torch.tanh(X) + 2 * X)
