@@ -204,11 +204,13 @@ class Decorated(nn.Module):
 
 
 class Encoder(nn.Module):
-    def encode(self, x: Tensor) -> Tensor:
-        return F.relu(x)
+    def __init__(self) -> None:
+        super().__init__()
+        self.f, self.act = F.silu, nn.Tanh()
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.encode(x)
+    def encode(self, x: Tensor) -> Tensor:
+        self.seen: NotDefined = x  # type: ignore[name-defined] # noqa: F821
+        return F.relu(x)
 
 
 class CallsMethodOfChild(nn.Module):
@@ -217,7 +219,7 @@ class CallsMethodOfChild(nn.Module):
         self.encoder = Encoder()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.encoder.encode(x)
+        return self.encoder.encode(x) + self.encoder.f(x) + self.encoder.act(x)
 
 
 class Shared(nn.Module):
@@ -268,7 +270,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], list[str]]] = {
     "lookups": (Lookups, ["silu_1", "relu_1", "relu_2", "relu_3", "selu_1", "tanh_1", "mish_1", "gelu_1"]),
     "a parent": (Child, ["leaky_relu_1", "relu_1"]),
     "decorators": (Decorated, ["relu_1"]),
-    "a child's method": (CallsMethodOfChild, ["encoder.relu_1"]),
+    "a child's method": (CallsMethodOfChild, ["encoder.act", "encoder.f", "encoder.relu_1"]),
     "shared": (Shared, ["act", "block.1"]),
     "in a ModuleDict": (InModuleDict, ["branches.b", "branches.a.1"]),
     "gates": (Recurrent, ["tanh_1"]),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -430,3 +432,69 @@ def test_a_method_named_like_an_activation_and_a_loss_function_in_an_attribute()
     unswap(model, report)
     swap(model, {"gelu_1": CUBE, "relu_1": nn.Tanh, "silu_1": nn.Identity})
     torch.testing.assert_close(model(X), X**3 + torch.tanh(X) + 2 * X)
+
+
+def my_loss(x: Tensor) -> Tensor:
+    return F.softplus(x).mean()
+
+
+def shifted(x: Tensor) -> Tensor:
+    return F.softplus(x - 1).mean()
+
+
+class Terms(pl.LightningModule):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x) + my_loss(x)
+
+    def training_step(self, batch: Tensor, batch_idx: int = 0) -> Tensor:
+        return shifted(self(batch))
+
+
+def test_functions_that_are_losses_by_their_name_or_called_by_a_step_are_not_entered() -> None:
+    report = swap(Terms(), CUBE)
+    assert [site.name for site in report.replaced] == ["relu_1"]
+    assert report.skipped == []
+
+
+def test_lambdas_of_one_line_that_mention_the_same_names_are_told_apart() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.f, self.g = (lambda x: F.relu(x)), (lambda x: F.relu(x + 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.f(x) - self.g(x)
+
+    model = Model()
+    swap(model, lambda site: nn.Identity() if site.name == "relu_1" else nn.Tanh())
+    torch.testing.assert_close(model(X), X - torch.tanh(X + 1))
+
+
+def test_a_function_called_with_different_arguments_has_no_default() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.f = F.leaky_relu
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.f(x, 0.1) + self.f(x, 0.2)
+
+    with pytest.raises(SwapError, match="f: function leaky_relu has arguments that are known only when it runs"):
+        swap(Model(), lambda site: site.default())
+    model = Model()
+    swap(model, nn.Tanh)
+    torch.testing.assert_close(model(X), 2 * torch.tanh(X))
+
+
+def test_code_that_was_edited_since_its_import_is_not_guessed_at(tmp_path: Path) -> None:
+    file = tmp_path / "edited_since.py"
+    text = "import torch.nn as nn, torch.nn.functional as F\nclass Net(nn.Module):\n    def forward(self, x):\n"
+    file.write_text(f"{text}        return F.relu(x)\n")
+    spec = importlib.util.spec_from_file_location("edited_since", file)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    assert spec.loader is not None
+    spec.loader.exec_module(module)
+    file.write_text(f"{text}        return F.gelu(x)\n")
+    with pytest.raises(SwapError, match="its source cannot be read"):
+        swap(module.Net(), CUBE)
