@@ -55,8 +55,7 @@ def compiled(node: Definition, like: FunctionType, extra: Mapping[str, Any]) -> 
     # The changed text is what tracebacks and torch.jit.script shall read.
     filename = f"<actsearch.swap {next(_numbers)} of {like.__code__.co_filename}>"
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
-    flags = like.__code__.co_flags & _FUTURE
-    code = _find(compile(text, filename, "exec", flags=flags, dont_inherit=True), name)
+    code = _find(compile(text, filename, "exec", dont_inherit=True), name)
     closure = tuple(cells[key] for key in code.co_freevars)
     made = FunctionType(code, like.__globals__, like.__name__, like.__defaults__, closure)
     made.__kwdefaults__ = like.__kwdefaults__
@@ -64,9 +63,6 @@ def compiled(node: Definition, like: FunctionType, extra: Mapping[str, Any]) -> 
     made.__annotations__ = like.__annotations__
     made.__dict__.update(like.__dict__)
     return made
-
-
-_FUTURE = 0x1FF0000  # the bits that `from __future__` imports set in a code object
 
 
 def inner(function: FunctionType) -> FunctionType | None:
