@@ -23,7 +23,7 @@ X = torch.linspace(-1, 1, 12).reshape(3, 4)
 
 
 class Functional(nn.Module):
-    """Holds activations in every way that swap sees, and one that it does not."""
+    """Holds activations as children and as a function, and calls one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,15 +41,15 @@ class Functional(nn.Module):
 def test_children_and_function_attributes_are_replaced_and_gates_are_left_alone() -> None:
     model = Functional()
     report = swap(model, CUBE)
-    assert [site.name for site in report.replaced] == ["act", "function", "inner.b", "inner.a.1"]
+    assert [site.name for site in report.replaced] == ["act", "function", "relu_1", "inner.b", "inner.a.1"]
     assert [(site.name, reason) for site, reason in report.skipped] == [("gate", "a gate")]
     assert all(isinstance(m, Activation) for m in (model.act, model.function, model.inner["b"], model.inner["a"][1]))
     x = model.linear(X) ** 3 - 0.1
     x = x**3
-    expected = F.relu(model.inner["a"][0](x) ** 3**2) * torch.sigmoid(x)
+    expected = (model.inner["a"][0](x) ** 9) ** 3 * torch.sigmoid(x)
     torch.testing.assert_close(model(X), expected)
     text = str(report)
-    assert "replaced 4 activation site(s)" in text
+    assert "replaced 5 activation site(s)" in text
     assert "function: function silu" in text
     assert "gate: Sigmoid() (a gate)" in text
 
@@ -124,7 +124,11 @@ def test_a_factory_is_given_each_site() -> None:
         return nn.Hardtanh()
 
     report = swap(model, factory, exclude="inner.*")
-    assert seen == [("act", "ReLU()"), ("function", "function silu")]
+    assert seen == [
+        ("act", "ReLU()"),
+        ("function", "function silu"),
+        ("relu_1", "F.relu(self.inner['b'](self.inner['a'](x)))"),
+    ]
     assert [s.name for s in report.replaced] == [name for name, _ in seen]
 
 
@@ -140,11 +144,11 @@ def test_a_factory_that_fails_leaves_the_model_untouched() -> None:
 @pytest.mark.parametrize(
     ("include", "exclude", "names"),
     [
-        ("*", (), ["act", "function", "inner.b", "inner.a.1"]),
+        ("*", (), ["act", "function", "relu_1", "inner.b", "inner.a.1"]),
         ("inner.*", (), ["inner.b", "inner.a.1"]),
         (["act", "*.b"], (), ["act", "inner.b"]),
-        ("*", "inner.*", ["act", "function"]),
-        ("*", ["act", "function"], ["inner.b", "inner.a.1"]),
+        ("*", "inner.*", ["act", "function", "relu_1"]),
+        ("*", ["act", "function"], ["relu_1", "inner.b", "inner.a.1"]),
         ("inner.*", "*.1", ["inner.b"]),
     ],
 )
@@ -152,7 +156,7 @@ def test_include_and_exclude_are_patterns_of_dotted_names(include: str, exclude:
     report = swap(Functional(), CUBE, include=include, exclude=exclude)
     assert [site.name for site in report.replaced] == names
     reasons = {site.name: reason for site, reason in report.skipped}
-    assert set(reasons) | set(names) == {"act", "function", "inner.b", "inner.a.1", "gate"}
+    assert set(reasons) | set(names) == {"act", "function", "relu_1", "inner.b", "inner.a.1", "gate"}
     assert set(reasons.values()) <= {"not included", "excluded", "a gate"}
 
 
@@ -183,8 +187,8 @@ def test_swaps_can_be_stacked_and_taken_back_in_turn() -> None:
     for activation in (CUBE, Genotype.of_op("sin"), lambda site: cell.add_site(site.name), Genotype.of_op("tanh")):
         reports.append(swap(model, activation))
         outputs.append(model(X))
-    assert [len(r.replaced) for r in reports] == [4] * 4
-    assert cell.site_names == ["act", "function", "inner.b", "inner.a.1"]
+    assert [len(r.replaced) for r in reports] == [5] * 4
+    assert set(cell.site_names) == {"act", "function", "relu_1", "inner.b", "inner.a.1"}
     for report, expected in zip(reversed(reports), reversed(outputs[:-1]), strict=True):
         unswap(model, report)
         assert torch.equal(model(X), expected)
