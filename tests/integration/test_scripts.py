@@ -29,6 +29,6 @@ def test_a_search_on_an_own_model_and_own_data_takes_forty_lines(tmp_path: Path)
     assert found.returncode == 0, found.stderr
     (run,) = (tmp_path / "runs" / "swish").iterdir()
     assert (run / "genotype.json").is_file()
-    assert len((run / "comparison.csv").read_text().splitlines()) == 1 + 6 * 5
+    assert len((tmp_path / "comparison" / "comparison.csv").read_text().splitlines()) == 1 + 6 * 5
     assert len(re.findall(r"^discovered - .*95 % CI", found.stdout, re.MULTILINE)) == 5
     assert "replaced 2 activation site(s)" in found.stdout
