@@ -35,6 +35,9 @@ def _of_op(spec: OpSpec, arguments: Sequence[Interval], parameters: Mapping[str,
     if spec.arity == 1 and spec.monotonic is not None:
         ends = [_value(spec, end, parameters) for end in arguments[0]]
         return min(ends), max(ends)
+    if spec.id in ("max", "min"):
+        choose = max if spec.id == "max" else min
+        return choose(arguments[0][0], arguments[1][0]), choose(arguments[0][1], arguments[1][1])
     if spec.contracting:
         return -greatest, greatest
     if not math.isfinite(greatest):

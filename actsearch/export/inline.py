@@ -72,14 +72,20 @@ class Written:
     modules: set[str] = field(default_factory=set)
 
 
-def write(genotype: Genotype, dialect: Dialect, parameter: Callable[[str, str], str] | None, reserved: set[str]) -> Written:
+def write(
+    genotype: Genotype,
+    dialect: Dialect,
+    parameter: Callable[[str, str], str] | None,
+    reserved: set[str],
+    indent: int = 4,
+) -> Written:
     """The body of the function of `genotype`, which reads `x`.
 
     `parameter(slot, name)` is the expression of a trainable parameter; None: they are constants. `reserved` are names
-    that no local variable may take.
+    that no local variable may take. The body will be indented by `indent`.
     Raises GenotypeError if an operation's source cannot be read.
     """
-    return _Writer(genotype, dialect, parameter, reserved | set(dialect.modules)).write()
+    return _Writer(genotype, dialect, parameter, reserved | set(dialect.modules)).write(indent)
 
 
 class _Writer:
@@ -93,7 +99,7 @@ class _Writer:
         self.intervals: dict[str, bounds.Interval] = {INPUT: REALS}  # by local name
         self.lines: dict[str, ast.expr] = {}  # by local name
 
-    def write(self) -> Written:
+    def write(self, indent: int) -> Written:
         for slot in self.genotype.order:
             self._add(slot, self.genotype.slots[slot])
         result = self.values[self.genotype.output]
@@ -101,8 +107,8 @@ class _Writer:
             result = ast.BinOp(ast.Constant(self.genotype.scale), ast.Mult(), result)
         result = self._folded(result)
         for name, expression in self.lines.items():
-            self.found.body += _statement(f"{name} = ", expression)
-        self.found.body += _statement("return ", result)
+            self.found.body += _statement(f"{name} = ", expression, WIDTH - indent)
+        self.found.body += _statement("return ", result, WIDTH - indent)
         return self._pruned()
 
     def _pruned(self) -> Written:
@@ -267,7 +273,9 @@ class _Inliner(ast.NodeTransformer):
     def visit_Compare(self, node: ast.Compare) -> ast.expr:
         self.generic_visit(node)
         match node:
-            case ast.Compare(left=ast.Name(id=name), ops=[ast.Gt()], comparators=[ast.Constant(value=float() as limit)]):
+            case ast.Compare(
+                left=ast.Name(id=name), ops=[ast.Gt()], comparators=[ast.Constant(value=float() as limit)]
+            ):
                 if self.writer.intervals.get(name, REALS)[1] <= limit:
                     return ast.Constant(False)
         return node
@@ -284,12 +292,14 @@ class _Inliner(ast.NodeTransformer):
         self.generic_visit(node)
         match node:
             case ast.Call(
-                func=ast.Attribute(value=inner, attr="clamp"), args=[_, ast.Constant(value=float() as most)], keywords=[]
+                func=ast.Attribute(value=inner, attr="clamp"),
+                args=[_, ast.Constant(value=float() as most)],
+                keywords=[],
             ) if self._within(inner, most):
                 return inner
-            case ast.Call(
-                func=ast.Attribute(attr="clip"), args=[inner, _, ast.Constant(value=float() as most)]
-            ) if self._within(inner, most):
+            case ast.Call(func=ast.Attribute(attr="clip"), args=[inner, _, ast.Constant(value=float() as most)]) if (
+                self._within(inner, most)
+            ):
                 return inner
             case ast.Call(func=ast.Attribute(attr="where"), args=[ast.Constant(value=False), _, otherwise]):
                 return otherwise
@@ -311,10 +321,9 @@ class _Inliner(ast.NodeTransformer):
 # -- text ----------------------------------------------------------------------------------------------------------
 
 
-def _statement(start: str, expression: ast.expr) -> list[str]:
-    """The lines of a statement that stands four columns from the left, broken as the common formatters do."""
-    text = ast.unparse(expression)
-    room = WIDTH - 4
+def _statement(start: str, expression: ast.expr, room: int) -> list[str]:
+    """The lines of a statement, broken as the common formatters do where only `room` columns are left."""
+    text = formatted(ast.unparse(expression))
     if len(start + text) <= room:
         return [start + text]
     operands = [text] if len(text) <= room - 4 else _summands(expression)
@@ -324,11 +333,16 @@ def _statement(start: str, expression: ast.expr) -> list[str]:
 def _summands(expression: ast.expr) -> list[str]:
     """The terms of a sum, each but the first with its sign."""
     match expression:
-        case ast.BinOp(left=left, op=ast.Add() | ast.Sub() as op, right=right):
-            whole = ast.unparse(expression)
-            term = whole[len(ast.unparse(left)) + 3 :]
+        case ast.BinOp(left=left, op=ast.Add() | ast.Sub() as op):
+            whole = formatted(ast.unparse(expression))
+            term = whole[len(formatted(ast.unparse(left))) + 3 :]
             return [*_summands(left), f"{'+' if isinstance(op, ast.Add) else '-'} {term}"]
-    return [ast.unparse(expression)]
+    return [formatted(ast.unparse(expression))]
+
+
+def formatted(text: str) -> str:
+    """Code with its numbers as the common formatters write them: 1e20 and not 1e+20."""
+    return re.sub(r"(?<=[0-9])e\+(?=[0-9])", "e", text)
 
 
 def _local_names(slots: Sequence[str], reserved: set[str]) -> dict[str, str]:

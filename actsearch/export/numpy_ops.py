@@ -185,4 +185,4 @@ def of_op(spec: OpSpec) -> Callable[..., Any]:
     function = _OF_NUMPY.get(spec.id) or globals().get(spec.id)
     if function is None:
         raise GenotypeError(f"operation {spec.id!r} has no NumPy form; add it to actsearch/export/numpy_ops.py")
-    return function  # type: ignore[no-any-return]
+    return function

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import logging
 import warnings
 from collections.abc import Callable, Sequence
@@ -19,18 +19,20 @@ from actsearch.files import write_atomically
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
 
-def to_onnx(module: nn.Module, path: Path | str) -> Path:
-    """Write `module`, an element-wise function, for float32 tensors of any shape: input `x`, output `y`.
+def to_onnx(module: nn.Module, path: Path | str, rank: int = 2) -> Path:
+    """Write `module`, an element-wise function of float32 tensors of `rank` dimensions of any size.
+
+    The model's input is called `x`, its output `y`.
 
     Raises MissingPackageError without the packages of the extra `onnx`, and RunError if the file cannot be written.
     """
-    return to_onnx_together([module], path)
+    return to_onnx_together([module], path, rank)
 
 
-def to_onnx_together(modules: Sequence[nn.Module], path: Path | str) -> Path:
+def to_onnx_together(modules: Sequence[nn.Module], path: Path | str, rank: int = 2) -> Path:
     """As `to_onnx`, of several functions of one input: outputs `y0`, `y1`, …; `y` if it is one."""
     _require()
-    example = torch.linspace(-2, 2, 12).reshape(3, 4)
+    example = torch.linspace(-2, 2, 3**rank).reshape([3] * rank)
     with warnings.catch_warnings(), _quiet():
         warnings.simplefilter("ignore")  # deprecations within the exporter
         exported = torch.onnx.export(
@@ -42,16 +44,10 @@ def to_onnx_together(modules: Sequence[nn.Module], path: Path | str) -> Path:
             custom_translation_table={torch.ops.aten.log_sigmoid.default: _log_sigmoid},
             input_names=["x"],
             output_names=["y"] if len(modules) == 1 else [f"y{k}" for k in range(len(modules))],
-            dynamic_shapes=({0: torch.export.Dim("batch"), 1: torch.export.Dim("features")},),
+            dynamic_shapes=({k: torch.export.Dim(f"n{k}") for k in range(rank)},),
         )
     assert exported is not None
     model = exported.model_proto
-    # Element by element: it is the same for any number of dimensions.
-    for value in (*model.graph.input, *model.graph.output):
-        value.type.tensor_type.ClearField("shape")
-    del model.graph.value_info[:]
-    if any(node.op_type == "Shape" for node in model.graph.node):
-        _flatten(model.graph)
     return write_atomically(path, lambda temporary: temporary.write_bytes(model.SerializeToString()))
 
 
@@ -75,7 +71,7 @@ def load_onnx(path: Path | str) -> Callable[[np.ndarray], list[np.ndarray]]:
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda x: session.run(None, {"x": np.asarray(x)})  # type: ignore[no-any-return]
+    return lambda x: session.run(None, {"x": np.asarray(x)})
 
 
 def _log_sigmoid(x: Any) -> Any:
@@ -85,28 +81,14 @@ def _log_sigmoid(x: Any) -> Any:
     return op.Neg(op.Softplus(op.Neg(x)))
 
 
-def _flatten(graph: Any) -> None:
-    """Let a graph that asks for two dimensions by name, as a constant does, see a single row of any input."""
-    from onnx import helper, numpy_helper
-
-    for node in graph.node:
-        node.input[:] = ["x_row" if name == "x" else name for name in node.input]
-        node.output[:] = [f"{name}_row" if name in {y.name for y in graph.output} else name for name in node.output]
-        node.input[:] = [f"{name}_row" if name in {y.name for y in graph.output} else name for name in node.input]
-    before = [helper.make_node("Shape", ["x"], ["x_shape"]), helper.make_node("Reshape", ["x", "row"], ["x_row"])]
-    after = [helper.make_node("Reshape", [f"{y.name}_row", "x_shape"], [y.name]) for y in graph.output]
-    nodes = [*before, *graph.node, *after]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    graph.initializer.append(numpy_helper.from_array(np.array([1, -1]), "row"))
+def missing_packages() -> list[str]:
+    """Which of the packages of the extra `onnx` are not installed."""
+    return [package for package in NEEDED if importlib.util.find_spec(package) is None]
 
 
 def _require() -> None:
-    for package in NEEDED:
-        try:
-            importlib.import_module(package)
-        except ImportError:
-            raise MissingPackageError(package, "onnx", "an export to ONNX") from None
+    for package in missing_packages():
+        raise MissingPackageError(package, "onnx", "an export to ONNX")
 
 
 class _quiet:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +30,7 @@ class Parity:
     Attributes:
         value, first, second: of the function and its derivatives; None where the format has no derivative.
         points: number of inputs.
-        range: the least and the greatest of them, without the far ones.
+        range: of most of them; 0 and far points are beside it.
         how: how the derivatives were taken.
     """
 
@@ -45,14 +45,14 @@ class Parity:
         errors = {"value": self.value, "first derivative": self.first, "second derivative": self.second}
         shown = ", ".join(f"{name} {error:.1e}" for name, error in errors.items() if error is not None)
         low, high = self.range
-        return f"greatest error: {shown} ({self.how}; {self.points:,} points, {low:.4g} to {high:.4g} and far ones)"
+        return f"greatest error: {shown} ({self.how}; {self.points:,} points, most from {low:.4g} to {high:.4g})"
 
 
-def points(inputs: Tensor | None = None) -> Array:
-    """Where an export is compared: an even grid over the recorded `inputs` (or [-8, 8]), and far points."""
+def points(inputs: Tensor | None = None, far: bool = True) -> Array:
+    """Where an export is compared: an even grid over the recorded `inputs` (or [-8, 8]), 0, and `far` points."""
     low, high = _range(inputs)
-    far = np.array(FAR)
-    return np.concatenate([np.linspace(low, high, POINTS), [0.0], far, -far])
+    beyond = FAR if far else ()
+    return np.concatenate([np.linspace(low, high, POINTS), [0.0], beyond, np.negative(beyond)])
 
 
 def _range(inputs: Tensor | None) -> tuple[float, float]:
@@ -64,10 +64,13 @@ def _range(inputs: Tensor | None) -> tuple[float, float]:
     return float(finite.min()), float(finite.max())
 
 
-def of_torch(reference: nn.Module, other: Callable[[Tensor], Tensor], x: Array) -> Parity:
-    """Both differentiated twice by autograd, in float64."""
-    errors = [_error(b, a) for a, b in zip(_derivatives(reference, x), _derivatives(other, x), strict=True)]
-    return _parity(errors, x, "autograd, float64")
+def of_torch(
+    reference: nn.Module, other: Callable[[Tensor], Tensor], x: Array, dtype: torch.dtype = torch.float64
+) -> Parity:
+    """Both differentiated twice by autograd, in `dtype`."""
+    at = torch.from_numpy(x).to(dtype)
+    errors = [_error(b, a) for a, b in zip(_derivatives(reference, at), _derivatives(other, at), strict=True)]
+    return _parity(errors, x, f"autograd, {str(dtype).removeprefix('torch.')}")
 
 
 def of_numpy(reference: nn.Module, other: Callable[[Array], Array], x: Array) -> Parity:
@@ -86,7 +89,6 @@ def of_single(reference: nn.Module, other: Callable[[NDArray[np.float32]], NDArr
     A step of 1/16 keeps what rounding adds to a quotient at 16 times the error of a value.
     """
     step = 1 / 16
-    errors = []
     found = []
     for function in (lambda at: _values(reference, at), other):
         low, middle, high = (function(at.astype(np.float32)).astype(np.float64) for at in (x - step, x, x + step))
@@ -96,11 +98,10 @@ def of_single(reference: nn.Module, other: Callable[[NDArray[np.float32]], NDArr
     return _parity([*errors, None], x, "values and difference quotients of step 1/16, float32")
 
 
-def _parity(errors: list[float | None] | list[float], x: Array, how: str) -> Parity:
+def _parity(errors: Sequence[float | None], x: Array, how: str) -> Parity:
     value, first, second = errors
     assert value is not None
-    near = x[: -2 * len(FAR)]
-    return Parity(value, first, second, len(x), (float(near.min()), float(near.max())), how)
+    return Parity(value, first, second, len(x), (float(x[0]), float(x[POINTS - 1])), how)
 
 
 def _error(found: Array, expected: Array) -> float:
@@ -114,19 +115,19 @@ def _error(found: Array, expected: Array) -> float:
 def _values(function: Callable[[Tensor], Tensor], x: Array) -> Array:
     with torch.no_grad():
         found = function(torch.from_numpy(x))
-    return np.broadcast_to(found.numpy(), x.shape)
+    return found.numpy()
 
 
-def _derivatives(function: Callable[[Tensor], Tensor], x: Array) -> list[Array]:
-    point = torch.from_numpy(x).requires_grad_()
+def _derivatives(function: Callable[[Tensor], Tensor], x: Tensor) -> list[Array]:
+    point = x.clone().requires_grad_()
     y = function(point)
-    found = [y.detach().numpy()]
+    found = [y.detach().double().numpy(force=True)]
     for _ in range(2):
         if y.requires_grad:
             y = torch.autograd.grad(y.sum(), point, create_graph=True, materialize_grads=True)[0]
         else:
             y = torch.zeros_like(point)
-        found.append(y.detach().numpy())
+        found.append(y.detach().double().numpy(force=True))
     return found
 
 

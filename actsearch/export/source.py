@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 import actsearch
 from actsearch.errors import SettingsError
-from actsearch.export.inline import Bound, Dialect, write
+from actsearch.export.inline import Bound, Dialect, formatted, write
 from actsearch.genotype import Genotype
 from actsearch.ops import guard
 
@@ -63,6 +63,7 @@ def to_source(genotype: Genotype, name: str | None = None, trainable: bool = Fal
         TORCH,
         (lambda slot, parameter: f"self.{slot}_{parameter}") if trainable else None,
         reserved={*_TAKEN, cls, function},
+        indent=8 if trainable else 4,
     )
     imports = [_IMPORTS["math"]] if "math" in written.modules else []
     third = [_IMPORTS[module] for module in ("torch", "F") if module in written.modules | {"torch"}]
@@ -133,7 +134,9 @@ def tables(bounds: dict[str, Bound], dtype_prefix: str) -> list[str]:
     lines = ["# By dtype, beyond what an operation or its derivatives would overflow."]
     for name, bound in sorted(bounds.items()):
         lines.append(f"{name} = {{")
-        lines += [f"    {_dtype(dtype, dtype_prefix)}: {bound[dtype]!r}," for dtype in ("float32", "float64")]
+        lines += [
+            f"    {_dtype(dtype, dtype_prefix)}: {formatted(repr(bound[dtype]))}," for dtype in ("float32", "float64")
+        ]
         lines.append("}")
     return ["\n".join(lines)]
 
@@ -149,7 +152,7 @@ def _function(genotype: Genotype, name: str, body: str) -> str:
 {textwrap.indent(body, "    ")}'''
 
 
-_HALF = """    if x.dtype in (torch.float16, torch.bfloat16):  # computed in float32, rounded once
+_HALF = """    if x.dtype in (torch.float16, torch.bfloat16):  # computed in float32
         return {call}(x.float()).to(x.dtype)"""
 
 
@@ -163,7 +166,7 @@ def _class(name: str, function: str) -> str:
 
 def _trainable_class(genotype: Genotype, name: str, body: str) -> str:
     parameters = [
-        f"self.{slot}_{parameter} = nn.Parameter(torch.tensor({value!r}))"
+        f"self.{slot}_{parameter} = nn.Parameter(torch.tensor({formatted(repr(value))}))"
         for slot in genotype.order
         for parameter, value in genotype.slots[slot].parameters.items()
     ]
@@ -185,5 +188,3 @@ def summary(genotype: Genotype) -> str:
     """The one line that says what an exported function is."""
     formula = genotype.formula
     return f"{formula}, element by element." if len(formula) <= 60 else "The function, element by element."
-
-

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-
 import sympy
 
 from actsearch.export import bounds

@@ -15,7 +15,7 @@ FLOORS = [
     {"errors", "files", "seeds", "_torchvision"},
     {"ops"},
     {"genotype"},
-    {"space"},
+    {"space", "zoo"},
     {"cell"},
     {"activation", "export"},
     {"swap"},
@@ -26,7 +26,7 @@ FLOORS = [
     {"report"},
     {"config", "options", "build"},
     {"api"},
-    {"session", "viewing"},
+    {"session", "viewing", "carrying"},
     {"cli", "__main__"},
 ]
 LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}
