@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Callable
 
 import numpy as np
+import torch
 from scipy import special
 
 from actsearch.export import numpy_ops
@@ -25,13 +27,21 @@ _SMOOTH_CLIP = '''def _clip(y: np.ndarray) -> np.ndarray:
     ratio = np.clip(y / {limit}, -100, 100)
     return {limit} * ratio * (1 + ratio**8) ** (-1 / 8)'''
 
+
+def _constant(function: Callable[[float], float], value: float) -> float:
+    """A function of a parameter, rounded as in the Activation, which has torch compute it in float32."""
+    if function is special.expit:
+        return float(torch.sigmoid(torch.tensor(value, dtype=torch.float32)))
+    return float(np.float32(function(value)))
+
+
 NUMPY = Dialect(
     function=numpy_ops.of_op,
     modules={"math": math, "np": np, "special": special},
     limit=numpy_ops.limit,
     clamp="np.clip({0}, -{1}, {1})",
     full_like="np.full_like({0}, {1})",
-    constant=lambda function, value: float(function(value)),
+    constant=_constant,
     smooth_clip=_SMOOTH_CLIP,
 )
 
@@ -58,8 +68,9 @@ def to_numpy_source(genotype: Genotype, name: str | None = None) -> str:
     main = f'''def {function}(x: np.ndarray) -> np.ndarray:
     """{summary(genotype)}"""
     x = np.asarray(x)
-    if x.dtype == np.float16:  # computed in float32, rounded once
-        return {function}(x.astype(np.float32)).astype(x.dtype)
+    if x.dtype == np.float16:  # computed in float32
+        with np.errstate(over="ignore"):
+            return {function}(x.astype(np.float32)).astype(x.dtype)
     if x.dtype != np.float32:
         x = x.astype(np.float64)
 {textwrap.indent(chr(10).join(written.body), "    ")}'''

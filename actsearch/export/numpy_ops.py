@@ -70,6 +70,10 @@ def cosh(x: Array) -> Array:
     return np.cosh(limit(x, _EXP))
 
 
+def asinh(x: Array) -> Array:
+    return np.arcsinh(limit(x, _SQUARE))
+
+
 def erf(x: Array) -> Array:
     return special.erf(x)
 
@@ -171,7 +175,6 @@ def exp_sq_diff(x1: Array, x2: Array) -> Array:
 _OF_NUMPY = {
     "abs": np.abs,
     "tanh": np.tanh,
-    "asinh": np.arcsinh,
     "atan": np.arctan,
     "sin": np.sin,
     "cos": np.cos,

@@ -90,9 +90,9 @@ def test_the_source_of_every_operation_has_the_same_derivatives(spec: OpSpec) ->
         assert max(found.first, found.second) < 1e-12
 
 
-@pytest.mark.parametrize("space", ["grafs", "full"])
-def test_random_functions_keep_their_bits_and_derivatives(space: str) -> None:
-    for genotype in drawn(space=space):
+@pytest.mark.parametrize(("space", "n"), [("grafs", RANDOM), ("full", 60)])
+def test_random_functions_keep_their_bits_and_derivatives(space: str, n: int) -> None:
+    for genotype in drawn(n, space):
         exported, activation = run(to_source(genotype)).activation, Activation(genotype)
         for dtype in DTYPES[:3]:
             x = everywhere(dtype)
@@ -228,8 +228,9 @@ def test_names_follow_the_customs_of_python() -> None:
     assert names(zoo.load("gelu_tanh"), None) == ("GeluTanh", "gelu_tanh")
 
 
-def test_files_are_formatted_and_run_in_a_process_without_actsearch(tmp_path: Path) -> None:
-    genotypes = [*drawn(60), *drawn(40, "full"), *map(zoo.load, zoo.names())]
+@pytest.mark.parametrize("n", [12, pytest.param(RANDOM, marks=pytest.mark.slow)])
+def test_files_are_formatted_and_run_in_a_process_without_actsearch(n: int, tmp_path: Path) -> None:
+    genotypes = [*drawn(n), *drawn(n // 2, "full"), *map(zoo.load, zoo.names())]
     x = np.linspace(-9, 9, 97)
     expected = []
     for k, genotype in enumerate(genotypes):
@@ -255,7 +256,7 @@ def test_files_are_formatted_and_run_in_a_process_without_actsearch(tmp_path: Pa
         "x = np.linspace(-9, 9, 97)\n"
         "for k, expected in enumerate(np.load('expected.npy')):\n"
         "    mine = importlib.import_module(f'array_{k}').mine(x)\n"
-        "    assert np.allclose(mine, expected, rtol=1e-9, atol=1e-9), k\n"
+        "    assert np.allclose(mine, expected, rtol=1e-7, atol=1e-9), k\n"
         "assert 'torch' not in sys.modules\n"
         "import torch\n"
         "for k, expected in enumerate(np.load('expected.npy')):\n"
@@ -283,7 +284,7 @@ def test_files_are_formatted_and_run_in_a_process_without_actsearch(tmp_path: Pa
 def test_the_numpy_form_of_every_operation_agrees(spec: OpSpec) -> None:
     for genotype in cells(spec):
         function, activation = run(to_numpy_source(genotype)).activation, Activation(genotype)
-        for dtype, tolerance in ((torch.float32, 3e-6), (torch.float64, 3e-8), (torch.float16, 2e-3)):
+        for dtype, tolerance in ((torch.float32, 3e-6), (torch.float64, 1e-7), (torch.float16, 2e-3)):
             x = everywhere(dtype)
             found = function(x.numpy())
             assert found.dtype == x.numpy().dtype
@@ -334,7 +335,9 @@ def test_sympy_has_the_clip_and_the_scale(clip: Clip) -> None:
 def test_the_sympy_file_holds_the_same_expression() -> None:
     for genotype in drawn(10):
         found = run(to_sympy_source(genotype))
-        assert found.expression == to_sympy(genotype, found.x)
+        both = [sympy.lambdify(found.x, e, ["scipy", "numpy"]) for e in (found.expression, to_sympy(genotype, found.x))]
+        np.testing.assert_allclose(both[0](0.7), both[1](0.7), rtol=1e-13)
+        np.testing.assert_allclose(both[0](-3.1), both[1](-3.1), rtol=1e-13)
 
 
 def test_latex_says_where_the_clip_acts_and_what_it_is() -> None:
@@ -351,10 +354,7 @@ def test_latex_says_where_the_clip_acts_and_what_it_is() -> None:
 
 
 def test_every_operation_runs_in_onnxruntime_at_any_size(tmp_path: Path) -> None:
-    specs = [spec for spec in registry.values() if not spec.projection]
-    activations = [Activation(cells(spec)[1]) for spec in specs] + [
-        Activation(Genotype.of_op(spec.id)) for spec in registry.of_arity(1)
-    ]
+    activations = [Activation(cells(spec)[0]) for spec in registry.values()]
     function = load_onnx(to_onnx_together(activations, tmp_path / "all.onnx"))
     x = np.concatenate([parity.points(), [1e30, -1e30, 3e38, -3e38]]).astype(np.float32)
     for activation, found in zip(activations, function(x[None]), strict=True):
@@ -400,7 +400,7 @@ def test_two_hundred_random_functions_and_the_zoo_agree_in_onnxruntime(tmp_path:
 
 
 def test_a_program_of_torch_export_runs_at_any_size_and_can_be_differentiated(tmp_path: Path) -> None:
-    for k, genotype in enumerate([*drawn(4), zoo.load("mish"), Genotype.of_op("beta")]):
+    for k, genotype in enumerate([*drawn(2), zoo.load("mish"), Genotype.of_op("beta")]):
         activation = Activation(genotype)
         program = load_program(to_program(activation, tmp_path / f"{k}.pt2"))
         for shape in [(1, 1), (3, 500)]:
