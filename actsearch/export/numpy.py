@@ -29,10 +29,10 @@ _SMOOTH_CLIP = '''def _clip(y: np.ndarray) -> np.ndarray:
 
 
 def _constant(function: Callable[[float], float], value: float) -> float:
-    """A function of a parameter, rounded as in the Activation, which has torch compute it in float32."""
+    """A function of a constant; the share of a mixture as in the Activation, where torch computes it in float32."""
     if function is special.expit:
         return float(torch.sigmoid(torch.tensor(value, dtype=torch.float32)))
-    return float(np.float32(function(value)))
+    return float(function(value))
 
 
 NUMPY = Dialect(
