@@ -35,7 +35,7 @@ _HOME = {
     "load": "activation",
     "unswap": "swap",
 }
-_MODULES = ("cell", "data", "models", "ops", "search", "swap", "tasks")
+_MODULES = ("cell", "data", "export", "models", "ops", "search", "swap", "tasks", "zoo")
 
 __all__ = [
     "Activation",

@@ -15,7 +15,10 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter
 
+from actsearch import zoo
 from actsearch.errors import GenotypeError, SettingsError, unknown_name
+from actsearch.export.onnx import to_onnx
+from actsearch.export.source import to_source
 from actsearch.genotype import Choice, Genotype
 from actsearch.ops.graph import evaluate
 from actsearch.ops.guard import HALF
@@ -133,6 +136,17 @@ class Activation(nn.Module):
         """By this factor the function preserves the second moment under N(0, 1): see `second_moment_gain`."""
         return second_moment_gain(self)
 
+    def to_source(self, name: str | None = None, trainable: bool = False) -> str:
+        """A Python file with the function, which needs torch alone; see `actsearch.export.source.to_source`."""
+        return to_source(self.genotype, name, trainable)
+
+    def to_onnx(self, path: Path | str, rank: int = 2) -> Path:
+        """Write the function as an ONNX model, for float32 tensors of `rank` dimensions of any size.
+
+        Raises MissingPackageError without the extra `onnx`, RunError if the file cannot be written.
+        """
+        return to_onnx(Activation(self.genotype), path, rank)
+
     def save(self, path: Path | str) -> Path:
         """Write the genotype as JSON; `actsearch.load` reads it. Raises RunError."""
         return self.genotype.save(path)
@@ -216,6 +230,11 @@ def second_moment_gain(function: Callable[[Tensor], Tensor]) -> float:
 
 
 def load(source: Path | str) -> Activation:
-    """The activation of a genotype file, or of a run directory that holds one. Raises GenotypeError."""
+    """The activation of a genotype file, of a run directory that holds one, or of the zoo (`zoo:mish`).
+
+    Raises GenotypeError, or UnknownNameError for what the zoo does not have.
+    """
+    if str(source).startswith(zoo.PREFIX):
+        return Activation(zoo.load(str(source)))
     path = Path(source)
     return Activation(Genotype.load(path / "genotype.json" if path.is_dir() else path))

@@ -144,7 +144,66 @@ def _of_run(arguments: Arguments) -> TransferConfig | None:
     return searched.transferred()
 
 
-VERBS: dict[str, Callable[[Arguments], None]] = {"search": search, "spaces": spaces, "show": show, "transfer": transfer}
+def export(arguments: Arguments) -> None:
+    """Write a function as source, NumPy, ONNX, torch.export, sympy, LaTeX or JSON."""
+    parser = options.make_parser(
+        "actsearch export RUN|FILE|zoo:NAME [--to FORM,…|all] [--out DIR|FILE] [--name NAME] [--trainable] [--force]",
+        "Write a function so that it can be used without actsearch. Each form is compared with the activation in value "
+        "and, where it has them, in its first and second derivative, over the inputs that the searched network gave it "
+        "or [-8, 8]; the greatest errors are printed.",
+    )
+    parser.add_argument("source", metavar="RUN|FILE|zoo:NAME", type=str, help="a run, a genotype.json, or of the zoo")
+    parser.add_argument(
+        "--to",
+        type=str,
+        default="source",
+        help="source (Python, needs torch alone), numpy, onnx, torch (torch.export), sympy, latex, json, or all",
+    )
+    parser.add_argument("--out", metavar="DIR|FILE", type=str, help="default: RUN/export, beside FILE, or this folder")
+    parser.add_argument("--name", type=str, help="of the class; default: as in the zoo, or Activation")
+    parser.add_argument("--trainable", action="store_true", help="let β and γ be trained (source only)")
+    parser.add_argument("--force", action="store_true", help="overwrite files that are there")
+    given = options.parse(parser, arguments)
+    from actsearch import carrying
+
+    carrying.export(
+        given.source, given.to.split(","), given.out and Path(given.out), given.name, given.trainable, given.force
+    )
+
+
+def zoo(arguments: Arguments) -> None:
+    """Functions known from the literature, and finds of our own: list, look at, take."""
+    parser = options.make_parser(
+        "actsearch zoo [show NAME [--png FILE] | use NAME [--out FILE]]",
+        "Without more, lists the functions of the zoo. `show` prints formula, derivative and facts of one; `use` "
+        "writes its genotype, and says how to use it. actsearch.load and `export` also take zoo:NAME.",
+    )
+    parser.add_argument("action", nargs="?", choices=["list", "show", "use"], default="list", help="what to do")
+    parser.add_argument("name", nargs="?", type=str, help="of a function")
+    parser.add_argument("--png", metavar="FILE", type=str, help="with show: draw the function into this file as well")
+    parser.add_argument("--out", metavar="FILE", type=str, help="with use: where to write; default: NAME.json")
+    given = options.parse(parser, arguments)
+    wrong = (given.png and given.action != "show") or (given.out and given.action != "use")
+    if (given.action == "list") != (given.name is None) or wrong:
+        raise SettingsError("say `zoo`, `zoo show NAME` with or without --png FILE, or `zoo use NAME` [--out FILE]")
+    from actsearch import carrying
+
+    if given.action == "list":
+        carrying.list_zoo()
+    elif given.action == "show":
+        carrying.show_zoo(given.name, given.png and Path(given.png))
+    else:
+        carrying.use_zoo(given.name, given.out and Path(given.out))
+
+
+VERBS: dict[str, Callable[[Arguments], None]] = {
+    "search": search,
+    "spaces": spaces,
+    "show": show,
+    "transfer": transfer,
+    "export": export,
+    "zoo": zoo,
+}
 
 
 def _overview() -> str:

@@ -54,6 +54,13 @@ class NonFiniteError(ActsearchError, ArithmeticError):
     """Losses stayed NaN or infinite for longer than the search is allowed to skip."""
 
 
+class MissingPackageError(ActsearchError, ImportError):
+    """An optional package that is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs {package}: pip install 'actsearch[{extra}]'")
+
+
 class Stopped(ActsearchError):
     """The process was told to end, by Ctrl-C or by the SIGTERM of a scheduler; what was done is kept."""
 

@@ -105,7 +105,7 @@ class Facts:
             ("Lipschitz constant there", number(self.lipschitz)),
             ("monotone there", self.monotone or "no"),
             ("zeros there", _zeros_in_words(self.zeros)),
-            ("smoothness", _smoothness_in_words(self.smoothness)),
+            ("smoothness", smoothness_in_words(self.smoothness)),
             ("second-moment gain", number(self.gain)),
         ]
         if self.dead_share is not None:
@@ -152,7 +152,8 @@ def number(value: float) -> str:
     return format(value + 0.0, ".4g")
 
 
-def _smoothness_in_words(k: float | None) -> str:
+def smoothness_in_words(k: float | None) -> str:
+    """C^k for k; see `Facts.smoothness`."""
     if k is None:
         return "not known"
     if k < 0:

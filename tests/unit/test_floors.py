@@ -15,7 +15,7 @@ FLOORS = [
     {"errors", "files", "seeds", "_torchvision"},
     {"ops"},
     {"genotype"},
-    {"space"},
+    {"space", "zoo"},
     {"cell"},
     {"activation", "export"},
     {"swap"},
@@ -27,7 +27,7 @@ FLOORS = [
     {"config", "options", "build"},
     {"api"},
     {"process"},
-    {"session", "transfer", "viewing"},
+    {"session", "transfer", "viewing", "carrying"},
     {"cli", "__main__"},
 ]
 LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}
