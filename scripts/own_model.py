@@ -1,6 +1,6 @@
 """A search on one's own model and data, 569 tumours with 30 measures each. Only the last lines know actsearch."""
 
-import actsearch._torchvision  # where torchvision was built for another torch
+import actsearch._torchvision  # noqa: F401 (for a torchvision that was built for another torch)
 
 import pytorch_lightning as pl
 import torch
@@ -32,10 +32,9 @@ class Net(pl.LightningModule):
 
 x, y = (torch.tensor(values) for values in load_breast_cancer(return_X_y=True))
 x = ((x - x[:400].mean(0)) / x[:400].std(0)).float()
-parts = {"train_dataset": TensorDataset(x[:400], y[:400]), "test_dataset": TensorDataset(x[400:], y[400:])}
-data = pl.LightningDataModule.from_datasets(**parts, batch_size=16)
+train, test = (TensorDataset(x[part], y[part]) for part in (slice(0, 400), slice(400, None)))
+data = pl.LightningDataModule.from_datasets(train, test_dataset=test, batch_size=16)
 found = search(Net(), data, space="swish", epochs=20, alpha_lr=0.02, warm="gelu")
-functions = standard_contestants(["relu", "gelu", "silu"], SearchSpace.load("swish"), random=2)
-functions.append(contestant(found.genotype))
+functions = [*standard_contestants(["relu", "gelu", "silu"], SearchSpace.load("swish"), 2), contestant(found.genotype)]
 print(compare(Net, data, functions, seeds=range(5), budget=Budget(10), directory="comparison").verdict())
 print(swap(Net(), found.activation))
