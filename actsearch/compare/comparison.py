@@ -234,8 +234,10 @@ class Comparison:
         if not self.may_win() or failed:
             sides["better"] = []
         found = [f"significantly {how} than {', '.join(names)}" for how, names in sides.items() if names]
+        rest = [t.other for t in tests if self.says(t) == "no significant difference"]
         if found:
-            said = f"{subject} is {' and '.join(found)}."
+            said = f"{subject} is {' and '.join(found)}"
+            said += f", and not significantly different from {', '.join(rest)}." if rest else "."
         elif any(self.says(t) == "better" for t in tests):
             said = f"{subject} is not called better."
         else:

@@ -21,11 +21,12 @@ NOTHING = "–"
 MIB = 2**20
 
 _CSS = """
-body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 78rem; margin: 2rem auto; padding: 0 1rem; }
+body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 96rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; margin: 1rem 0; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: right; vertical-align: middle; }
+td { white-space: nowrap; }
 th:first-child, td:first-child, td.formula { text-align: left; }
-td.formula { font-family: ui-monospace, monospace; font-size: .85em; max-width: 24rem; overflow-wrap: anywhere; }
+td.formula { font: .85em ui-monospace, monospace; white-space: normal; min-width: 12rem; overflow-wrap: anywhere; }
 tr.discovered { background: #fdf1ea; font-weight: 600; }
 .scroll { overflow-x: auto; }
 img { max-width: 100%; height: auto; }

@@ -52,9 +52,13 @@ def test_the_wheel_is_what_runs(installed: Path, tmp_path: Path) -> None:
 
 def test_named_files_travel_with_the_wheel(installed: Path, tmp_path: Path) -> None:
     names = "from actsearch.files import named_files; print(sorted(named_files('{}')))"
-    for folder in ("search_spaces", "configs/search"):
+    for folder in ("search_spaces", "configs/search", "configs/transfer"):
         shipped = sorted(path.stem for path in (ROOT / folder).glob("*.yaml"))
         assert _run(installed, "-c", names.format(folder), cwd=tmp_path).strip() == str(shipped)
+    zoo = sorted(path.stem for path in (ROOT / "actsearch" / "zoo").glob("*.json"))
+    assert _run(installed, "-c", "from actsearch import zoo; print(sorted(zoo.names()))", cwd=tmp_path).strip() == str(
+        zoo
+    )
 
 
 def test_a_search_runs_from_any_folder(installed: Path, tmp_path: Path) -> None:

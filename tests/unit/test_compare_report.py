@@ -89,7 +89,10 @@ def test_verdict_names_what_is_better_and_what_is_not() -> None:
     lines = comparison.verdict().splitlines()
     assert re.match(r"discovered - relu: \+2.01 points \(95 % CI .* n = 5\): significantly better$", lines[0])
     assert lines[2].endswith("no significant difference")
-    assert comparison.summary() == "The discovered function is significantly better than relu, gelu, random 1."
+    assert comparison.summary() == (
+        "The discovered function is significantly better than relu, gelu, random 1, and not significantly different "
+        "from silu."
+    )
     reverse = {**ALL, "discovered": [v - 0.3 for v in GOOD[1:] + GOOD[:1]]}
     assert made(reverse).summary() == "The discovered function is significantly worse than relu, gelu, silu, random 1."
 
@@ -106,7 +109,7 @@ def test_no_winner_without_its_controls(missing: list[str]) -> None:
 
 def test_a_missing_standard_one_is_said_but_others_can_be_beaten() -> None:
     comparison = made({name: values for name, values in ALL.items() if name != "gelu"})
-    assert "significantly better than relu, random 1. Not compared with: gelu." in comparison.summary()
+    assert "relu, random 1, and not significantly different from silu. Not compared with: gelu." in comparison.summary()
 
 
 def test_a_random_function_made_of_gelu_is_not_gelu() -> None:
