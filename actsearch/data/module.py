@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from actsearch.data.augment import NO_AUGMENT, Augment
+from actsearch.data.held import HeldData
 from actsearch.data.imageset import ImageSet, statistics
-from actsearch.data.loaders import check_loading, make_loader
 from actsearch.data.registry import IMAGES, check, read
-from actsearch.data.source import Source, Split, default_root
+from actsearch.data.source import Source, Split
 from actsearch.data.split import stratified
 from actsearch.errors import SettingsError, unknown_name
 
@@ -33,7 +31,7 @@ class _Loaded:
     test: ImageSet
 
 
-class ImageData(pl.LightningDataModule):
+class ImageData(HeldData):
     """Images with classes, by name (`actsearch.data.names("images")`); batches: (B, C, H, W) float32 and (B,) int64.
 
     root: folder of the data sets (the .npz file for "npz", the folder with train/ and test/ for "folder"); default
@@ -51,7 +49,6 @@ class ImageData(pl.LightningDataModule):
     """
 
     kind = "classification"
-    name: str  # Lightning's own attribute, which may be None there
 
     def __init__(
         self,
@@ -65,25 +62,11 @@ class ImageData(pl.LightningDataModule):
         seed: int = 0,
         **options: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(name, root, batch_size, num_workers, limit_train, limit_test, seed, options)
         check(IMAGES, name, options)
-        check_loading(batch_size, num_workers)
         if isinstance(augment, str) and augment not in AUGMENTS:
             raise SettingsError(unknown_name("value of augment", augment, AUGMENTS))
-        self.name = name
-        self.root = default_root() if root is None else Path(root).expanduser()
-        self.batch_size = batch_size
-        self.num_workers = num_workers
         self.augment = augment
-        self.limit_train = limit_train
-        self.limit_test = limit_test
-        self.seed = seed
-        self.options = options
-
-    @property
-    def title(self) -> str:
-        """What to call the data in a table: "CIFAR-10 (JPEG)" is not CIFAR-10."""
-        return self._loaded.title
 
     @property
     def num_classes(self) -> int:
@@ -113,41 +96,9 @@ class ImageData(pl.LightningDataModule):
         }
 
     @property
-    def train_set(self) -> ImageSet:
-        """The training images, augmented."""
-        return self._loaded.train
-
-    @property
-    def eval_train_set(self) -> ImageSet:
-        """The training images without augmentation, in the order of `train_set`."""
-        return self._loaded.eval_train
-
-    @property
-    def test_set(self) -> ImageSet:
-        return self._loaded.test
-
-    @property
     def train_targets(self) -> np.ndarray:
         """The labels of `train_set` as integers (N,)."""
         return self.train_set.targets
-
-    def prepare_data(self) -> None:
-        """Download what is missing (Lightning calls this in one process a machine)."""
-        _ = self._loaded
-
-    def setup(self, stage: str | None = None) -> None:
-        """Read the data, once."""
-        _ = self._loaded
-
-    def train_dataloader(self) -> DataLoader:
-        return self.loader(self.train_set, shuffle=True)
-
-    def test_dataloader(self) -> DataLoader:
-        return self.loader(self.test_set, shuffle=False)
-
-    def loader(self, dataset: Dataset, shuffle: bool) -> DataLoader:
-        """A loader over `dataset`, for instance a subset of `train_set`, with this module's batch size and workers."""
-        return make_loader(dataset, self.batch_size, self.num_workers, shuffle)
 
     @cached_property
     def _loaded(self) -> _Loaded:

@@ -8,14 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from actsearch.data.loaders import check_loading, make_loader
+from actsearch.data.held import HeldData
 from actsearch.data.registry import TEXTS, check, read
-from actsearch.data.source import default_root
 from actsearch.data.text_sources import TextSource
 from actsearch.data.textset import TextSet, to_tensor, window_starts
 from actsearch.data.tokenizers import CharTokenizer, Tokenizer, check_tokenizer, make_tokenizer
@@ -30,8 +27,13 @@ class _Loaded:
     train: TextSet
     test: TextSet
 
+    @property
+    def eval_train(self) -> TextSet:
+        """Text is not augmented."""
+        return self.train
 
-class TextData(pl.LightningDataModule):
+
+class TextData(HeldData):
     """Text by name (`actsearch.data.names("text")`); batches are inputs and targets, each (B, context) int64.
 
     root: folder of the data sets (the file or folder itself for "text"); default: the environment's ACTSEARCH_DATA,
@@ -50,7 +52,6 @@ class TextData(pl.LightningDataModule):
     """
 
     kind = "language_modelling"
-    name: str  # Lightning's own attribute, which may be None there
 
     def __init__(
         self,
@@ -66,28 +67,14 @@ class TextData(pl.LightningDataModule):
         seed: int = 0,
         **options: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(name, root, batch_size, num_workers, limit_train, limit_test, seed, options)
         check(TEXTS, name, options)
-        check_loading(batch_size, num_workers)
         check_tokenizer(tokenizer, vocab_size)
         if context < 1:
             raise SettingsError(f"context must be at least 1 token, not {context}")
-        self.name = name
-        self.root = default_root() if root is None else Path(root).expanduser()
-        self.batch_size = batch_size
-        self.num_workers = num_workers
         self.context = context
         self.tokenizer_name = tokenizer
         self.bpe_size = vocab_size
-        self.limit_train = limit_train
-        self.limit_test = limit_test
-        self.seed = seed
-        self.options = options
-
-    @property
-    def title(self) -> str:
-        """What to call the data in a table: "TinyStories (head)" is not TinyStories."""
-        return self._loaded.title
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -107,37 +94,6 @@ class TextData(pl.LightningDataModule):
     def facts(self) -> dict[str, Any]:
         """What a model must know of the data: see `actsearch.models.build`."""
         return {"vocab_size": self.vocab_size, "context": self.context}
-
-    @property
-    def train_set(self) -> TextSet:
-        return self._loaded.train
-
-    @property
-    def eval_train_set(self) -> TextSet:
-        """The training windows; text is not augmented."""
-        return self._loaded.train
-
-    @property
-    def test_set(self) -> TextSet:
-        return self._loaded.test
-
-    def prepare_data(self) -> None:
-        """Download what is missing (Lightning calls this in one process a machine)."""
-        _ = self._loaded
-
-    def setup(self, stage: str | None = None) -> None:
-        """Read the data, once."""
-        _ = self._loaded
-
-    def train_dataloader(self) -> DataLoader:
-        return self.loader(self.train_set, shuffle=True)
-
-    def test_dataloader(self) -> DataLoader:
-        return self.loader(self.test_set, shuffle=False)
-
-    def loader(self, dataset: Dataset, shuffle: bool) -> DataLoader:
-        """A loader over `dataset`, for instance a subset of `train_set`, with this module's batch size and workers."""
-        return make_loader(dataset, self.batch_size, self.num_workers, shuffle)
 
     @cached_property
     def _loaded(self) -> _Loaded:

@@ -30,21 +30,12 @@ class Classification(Task):
         self.label_smoothing = label_smoothing
         self.save_hyperparameters(ignore=["model"])
 
-    def training_step(self, batch: Sequence[Tensor], batch_idx: int = 0) -> Tensor:
-        return self._step("train", batch, self.label_smoothing)
-
-    def validation_step(self, batch: Sequence[Tensor], batch_idx: int = 0) -> Tensor:
-        return self._step("val", batch)
-
-    def test_step(self, batch: Sequence[Tensor], batch_idx: int = 0) -> Tensor:
-        return self._step("test", batch)
-
-    def _step(self, part: str, batch: Sequence[Tensor], label_smoothing: float = 0.0) -> Tensor:
+    def step(self, part: str, batch: Sequence[Tensor]) -> Tensor:
         x, y = batch
         logits = self(x)
         if logits.shape != (len(y), self.num_classes):
             raise TaskError(f"the model must return logits {(len(y), self.num_classes)}, not {tuple(logits.shape)}")
-        loss = F.cross_entropy(logits, y, label_smoothing=label_smoothing)
+        loss = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing if part == "train" else 0.0)
         accuracy = (logits.detach().argmax(1) == y).float().mean()
         self.log_epoch(part, len(y), loss=loss.detach(), acc=accuracy)
         return loss

@@ -25,16 +25,7 @@ class LanguageModelling(Task):
         super().__init__(model, **optim)
         self.save_hyperparameters(ignore=["model"])
 
-    def training_step(self, batch: Sequence[Tensor], batch_idx: int = 0) -> Tensor:
-        return self._step("train", batch)
-
-    def validation_step(self, batch: Sequence[Tensor], batch_idx: int = 0) -> Tensor:
-        return self._step("val", batch)
-
-    def test_step(self, batch: Sequence[Tensor], batch_idx: int = 0) -> Tensor:
-        return self._step("test", batch)
-
-    def _step(self, part: str, batch: Sequence[Tensor]) -> Tensor:
+    def step(self, part: str, batch: Sequence[Tensor]) -> Tensor:
         tokens, targets = batch
         logits = self(tokens)
         if logits.ndim != 3 or logits.shape[:2] != targets.shape:

@@ -125,7 +125,7 @@ def parameter_groups(model: nn.Module, weight_decay: float, decay_1d: bool) -> l
 
 
 class Task(pl.LightningModule):
-    """A model with an optimiser and a schedule, still without a loss; `optim` are the fields of OptimSettings."""
+    """A model with an optimiser and a schedule; its loss is that of `step`. `optim` are the fields of OptimSettings."""
 
     def __init__(self, model: nn.Module, **optim: Any) -> None:
         super().__init__()
@@ -134,6 +134,19 @@ class Task(pl.LightningModule):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x)
+
+    def step(self, part: str, batch: Sequence[Tensor]) -> Tensor:
+        """The loss on a batch of the `part` train, val or test, a 0-d tensor; what is to be logged is logged here."""
+        raise NotImplementedError
+
+    def training_step(self, batch: Sequence[Tensor], batch_idx: int = 0) -> Tensor:
+        return self.step("train", batch)
+
+    def validation_step(self, batch: Sequence[Tensor], batch_idx: int = 0) -> Tensor:
+        return self.step("val", batch)
+
+    def test_step(self, batch: Sequence[Tensor], batch_idx: int = 0) -> Tensor:
+        return self.step("test", batch)
 
     def configure_optimizers(self) -> Any:
         """The optimiser, and its schedule over the trainer's run."""
