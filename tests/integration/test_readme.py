@@ -39,8 +39,12 @@ def test_ci_calls_the_test_command_of_the_readme() -> None:
     )
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if re.match(r"(python -m )?actsearch search --[cs]", c)])
-def test_search_commands_of_the_readme_are_understood(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "command", [c for c in COMMANDS if re.match(r"(python -m )?actsearch (search --[cs]|transfer )", c)]
+)
+def test_search_and_transfer_commands_of_the_readme_are_understood(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = shlex.split(command.partition("actsearch")[2])
     assert cli.main([*arguments, "--print_config"]) == 0
     assert "epochs" in capsys.readouterr().out
@@ -76,6 +80,10 @@ def test_search_resume_and_show_of_the_readme(tmp_path: Path) -> None:
     resume = next(command for command in COMMANDS if "--resume" in command)
     run(f"python -m {resume.replace('runs/NAME/DATE', str(folder))}")
     assert "f(x)" in run(f"python -m actsearch show {folder}")
+    for command in COMMANDS:
+        if re.match(r"actsearch (export|zoo)", command):
+            assert run(f"python -m {command.replace('runs/NAME/DATE', str(folder))}")
+    assert {path.suffix for path in (folder / "export").iterdir()} >= {".py", ".onnx", ".pt2", ".tex", ".json"}
 
 
 class _Task(pl.LightningModule):
