@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from argparse import SUPPRESS
@@ -124,8 +125,8 @@ def transfer(arguments: Arguments) -> None:
     given, _ = options.taken("--config", arguments)
     run = None if given else _of_run(arguments)
     config, parsed = options.read_config(parser, arguments, TransferConfig, run)
-    config.compare.seeds = parsed.seeds or config.compare.seeds
-    config.compare.epochs = parsed.epochs or config.compare.epochs
+    short = {name: parsed[name] for name in ("seeds", "epochs") if parsed[name] is not None}
+    config.compare = dataclasses.replace(config.compare, **short)
     from actsearch.transfer import transfer as retrain_and_compare
 
     name = Path(given[-1]).stem if given else "own" if run is not None else "default"

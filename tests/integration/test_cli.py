@@ -144,6 +144,8 @@ def test_an_unknown_public_name_is_an_attribute_error() -> None:
         (["transfer", "gelu", "--config", "defualt"], "'default'"),
         (["transfer", "gelu", "--search.epochs", "3"], "--search.epochs"),
         (["transfer", "gelu"], "give --space NAME"),
+        (["transfer", "gelu", "--seeds", "0"], "compare.seeds must be at least 1"),
+        (["transfer", "gelu", "--epochs", "0"], "compare.epochs must be at least 1"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
