@@ -26,13 +26,14 @@ from jsonargparse import auto_cli
 
 import actsearch.search
 from actsearch.activation import Activation
+from actsearch.config import TrainerConfig
 from actsearch.errors import ActsearchError
 from actsearch.files import append_line
 from actsearch.genotype import Genotype
+from actsearch.process import prepare
 from actsearch.search.baselines import random_search
 from actsearch.search.split import split
 from actsearch.seeds import seed_all
-from actsearch.session import quiet_lightning
 from actsearch.space import SearchSpace
 from actsearch.tasks.planted import TEACHERS, Planted
 
@@ -159,7 +160,7 @@ def planted(
         clip: limit of the space's hard clip; the published one is 10.
         out: folder of planted.jsonl; one for every clip.
     """
-    quiet_lightning()
+    prepare(TrainerConfig())
     path = Path(out) / "planted.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = path.read_text().splitlines() if path.is_file() else []
@@ -168,9 +169,7 @@ def planted(
     for which in ("a", "b") if setting == "both" else (setting,):
         for name in [teacher] if teacher else list(TEACHERS):
             for seed in range(seeds):
-                record = next(
-                    (r for r in known if (r["teacher"], r["setting"], r["seed"]) == (name, which, seed)), None
-                )
+                record = known.get((name, which, seed))
                 if record is None:
                     record = run(name, which, seed, clip)
                     append_line(path, json.dumps(record))

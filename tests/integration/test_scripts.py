@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -13,22 +14,41 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 
 
-@pytest.mark.slow
-def test_a_search_on_an_own_model_and_own_data_takes_forty_lines(tmp_path: Path) -> None:
-    script = ROOT / "scripts" / "own_model.py"
-    assert len(script.read_text(encoding="utf-8").splitlines()) <= 40
+def run_script(name: str, *arguments: str, cwd: Path) -> str:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     found = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning:actsearch", str(script)],
-        cwd=tmp_path,
+        [sys.executable, str(ROOT / "scripts" / name), *arguments],
+        cwd=cwd,
         env=environment,
         capture_output=True,
         text=True,
         timeout=280,
     )
     assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
+def test_planted_functions_that_are_on_disk_are_not_searched_again(tmp_path: Path) -> None:
+    record = {
+        "teacher": "silu", "formula": "silu(x)", "setting": "a", "seed": 0, "found": "gelu(x)", "distance": 0.25,
+        "before_refine": "x", "distance_before_refine": 0.5, "seconds": 7.0, "random_found": "x",
+        "random_distance": 0.75, "random_tried": 9,
+    }  # fmt: skip
+    (tmp_path / "planted.jsonl").write_text(json.dumps(record) + "\n")
+    text = run_script(
+        "planted.py", "--teacher", "silu", "--seeds", "1", "--setting", "a", "--out", str(tmp_path), cwd=tmp_path
+    )
+    assert "silu (a), seed 0: gelu(x)  distance 0.250 in 7 s; random search 0.750 (9 tried)" in text
+    assert text.splitlines()[-1].startswith("| silu | a | 0.250 | 0.250 | 0.500 | 0.750 | 7 |")
+
+
+@pytest.mark.slow
+def test_a_search_on_an_own_model_and_own_data_takes_forty_lines(tmp_path: Path) -> None:
+    script = ROOT / "scripts" / "own_model.py"
+    assert len(script.read_text(encoding="utf-8").splitlines()) <= 40
+    text = run_script("own_model.py", cwd=tmp_path)
     (run,) = (tmp_path / "runs" / "swish").iterdir()
     assert (run / "genotype.json").is_file()
     assert len((tmp_path / "comparison" / "comparison.csv").read_text().splitlines()) == 1 + 6 * 5
-    assert len(re.findall(r"^discovered - .*95 % CI", found.stdout, re.MULTILINE)) == 5
-    assert "replaced 2 activation site(s)" in found.stdout
+    assert len(re.findall(r"^discovered - .*95 % CI", text, re.MULTILINE)) == 5
+    assert "replaced 2 activation site(s)" in text
