@@ -176,7 +176,7 @@ class CompareConfig(RetrainConfig):
     What is not set of epochs, accumulate, gradient_clip and epoch_batches is as in the search.
 
     Args:
-        enabled: off leaves the comparison to a later `actsearch compare RUN`.
+        enabled: off leaves the comparison to a later `actsearch transfer RUN`.
     """
 
     enabled: bool = True
