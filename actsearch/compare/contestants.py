@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
 import json
 import math
 import os
@@ -16,6 +15,7 @@ from typing import Any, Literal, get_args
 import torch.nn.modules.activation as torch_activations
 from torch import Tensor, nn
 
+from actsearch import zoo
 from actsearch.activation import Activation, Parameters, for_sites, second_moment_gain
 from actsearch.errors import GenotypeError, SettingsError, UnknownNameError, unknown_name
 from actsearch.genotype import Genotype
@@ -164,7 +164,7 @@ def contestant(
         return _of_class(text, name or text, kind or "standard", gain)
     default: Kind
     if text.startswith("zoo:"):
-        genotype = importlib.import_module("actsearch.zoo").load(text.removeprefix("zoo:"))
+        genotype = zoo.load(text)
         own, default = text.removeprefix("zoo:"), "control"
     elif text in _unary():
         genotype, own, default = Genotype.of_op(text, Clip("none")), text, "standard"

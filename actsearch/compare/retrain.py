@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import importlib
 import math
 import time
 import warnings
@@ -24,6 +23,7 @@ from actsearch.compare.batches import SeededBatches, SeededSteps
 from actsearch.compare.contestants import Contestant
 from actsearch.compare.cost import StepClock
 from actsearch.errors import SettingsError, TaskError, unknown_name
+from actsearch.models import scale_weights
 from actsearch.seeds import seed_all
 from actsearch.swap import swap
 
@@ -184,7 +184,7 @@ class Retrainer:
         seed_all(seed)
         task = self.build_task()
         if contestant.weights != 1:
-            importlib.import_module("actsearch.models.init").scale_weights(task, contestant.weights)
+            scale_weights(task, contestant.weights)
         before = _trainable(task)
         swap(task, copy.deepcopy(contestant.make))
         if any(isinstance(module, LazyModuleMixin) for module in task.modules()):
