@@ -12,6 +12,7 @@ import builtins
 import copy
 import inspect
 import keyword
+import operator
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,13 @@ from actsearch.ops.spec import REALS, OpSpec, registry
 WIDTH = 88  # of a line, the default of the common formatters
 _READABLE = 64  # up to this length a slot that is read once is written into the line that reads it
 _LONGEST_NAME = 12
+_ARITHMETIC: Mapping[type, Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+}
 
 Bound = Mapping[str, float]
 
@@ -266,8 +274,12 @@ class _Inliner(ast.NodeTransformer):
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
         self.generic_visit(node)
-        if isinstance(node.left, ast.Constant) and isinstance(node.right, ast.Constant):
-            return ast.Constant(float(eval(compile(_expression(node), "operation", "eval"), {})))
+        if (
+            isinstance(node.left, ast.Constant)
+            and isinstance(node.right, ast.Constant)
+            and type(node.op) in _ARITHMETIC
+        ):
+            return ast.Constant(float(_ARITHMETIC[type(node.op)](node.left.value, node.right.value)))
         return node
 
     def visit_Compare(self, node: ast.Compare) -> ast.expr:
@@ -308,9 +320,15 @@ class _Inliner(ast.NodeTransformer):
             case ast.Call(func=ast.Attribute(value=ast.Constant() as constant, attr="expand_as"), args=[like]):
                 return _filled(self.dialect.full_like, like, constant)
             case ast.Call(func=ast.Attribute() as function, args=[ast.Constant(value=value)], keywords=[]):
-                called = eval(compile(_expression(function), "operation", "eval"), dict(self.dialect.modules))
-                return ast.Constant(self.dialect.constant(called, value))
+                return ast.Constant(self.dialect.constant(self._named(function), value))
         return node
+
+    def _named(self, node: ast.expr) -> Any:
+        """The object that a dotted name such as `torch.sigmoid` means."""
+        if isinstance(node, ast.Attribute):
+            return getattr(self._named(node.value), node.attr)
+        assert isinstance(node, ast.Name)
+        return self.dialect.modules[node.id]
 
     def _within(self, node: ast.expr, most: float) -> bool:
         """Whether a guard at ±most can never act on the value of `node`."""
@@ -381,10 +399,6 @@ def _name(name: str) -> ast.Name:
 def _identifier(node: ast.expr) -> str:
     assert isinstance(node, ast.Name)
     return node.id
-
-
-def _expression(node: ast.expr) -> ast.Expression:
-    return ast.fix_missing_locations(ast.Expression(node))
 
 
 def _names_in(text: str) -> set[str]:

@@ -122,8 +122,9 @@ def header(genotype: Genotype, title: str, needs: str) -> str:
                 initial_indent="    ",
                 subsequent_indent="        ",
             )
-    # Whatever the provenance holds, it stays within the docstring.
+    # Whatever the provenance holds, it stays within the docstring, and the file can be read.
     text = "\n".join(line.rstrip() for line in lines).replace('"""', "'''")
+    text = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
     return f'{"r" if chr(92) in text else ""}"""{text}\n"""'
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -124,7 +125,7 @@ def parameter_groups(model: nn.Module, weight_decay: float, decay_1d: bool) -> l
     return [group for group in groups if group["params"]]
 
 
-class Task(pl.LightningModule):
+class Task(pl.LightningModule, ABC):
     """A model with an optimiser and a schedule; its loss is that of `step`. `optim` are the fields of OptimSettings."""
 
     def __init__(self, model: nn.Module, **optim: Any) -> None:
@@ -135,9 +136,9 @@ class Task(pl.LightningModule):
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x)
 
+    @abstractmethod
     def step(self, part: str, batch: Sequence[Tensor]) -> Tensor:
         """The loss on a batch of the `part` train, val or test, a 0-d tensor; what is to be logged is logged here."""
-        raise NotImplementedError
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int = 0) -> Tensor:
         return self.step("train", batch)

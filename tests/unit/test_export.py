@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import math
 import os
 import subprocess
 import sys
 import types
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -487,3 +489,15 @@ def test_an_operation_that_is_no_function_cannot_be_exported(monkeypatch: pytest
     monkeypatch.setitem(registry._specs, "odd", odd)
     with pytest.raises(ActsearchError, match="'odd' cannot be exported as source"):
         to_source(Genotype.of_op("odd"))
+
+
+@pytest.mark.parametrize(
+    "evil", ['"""\nraise SystemExit\n"""', '\\"""\nX = 1', "\\", "\x00", '"' * 7, "\ud800", "\u2028X = 1"]
+)
+@pytest.mark.parametrize("write", [to_source, to_numpy_source, to_sympy_source])
+def test_provenance_cannot_leave_the_docstring(write: Callable[..., str], evil: str) -> None:
+    clean = ast.parse(write(Genotype.of_op("gelu"), "Found")).body
+    for origin in ({"provenance": {"run": evil}}, {"provenance": {evil: [evil]}}, {"space": {"name": evil}}):
+        text = write(dataclasses.replace(Genotype.of_op("gelu"), **origin), "Found")
+        text.encode()
+        assert [ast.dump(node) for node in ast.parse(text).body[1:]] == [ast.dump(node) for node in clean[1:]]
