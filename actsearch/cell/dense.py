@@ -201,10 +201,35 @@ class DenseEvaluator:
         """
         values = {INPUT: x}
         for inputs, names, terms, named, index in self._bundles:
-            flat = torch.cat([weights[name] for name in names])
-            padded = torch.cat([flat, flat.new_zeros(1, *flat.shape[1:])])
-            matrix = padded[index.to(flat.device)].to(x.dtype)
+            matrix = _matrix(names, index, weights).to(x.dtype)
             tensors = [*(values[i] for i in inputs), *(parameters[p] for p in named)]
             rows = _Mixture.apply(terms, len(names), len(inputs), matrix, *tensors)
             values.update(zip(names, rows, strict=True))
         return values[self._output]
+
+    def on_knots(self, x: Tensor, weights: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> Tensor:
+        """The same for few points x, float32 (1 or S, P) → (S, P), of S sites: every term is kept, none computed again.
+
+        What counts there is the number of tensor operations, not memory.
+        """
+        values = {INPUT: x}
+        for inputs, names, terms, named, index in self._bundles:
+            matrix = _matrix(names, index, weights).permute(2, 0, 1)
+            read = [values[i] for i in inputs]
+            given = [parameters[p] for p in named]
+            stacked = torch.stack([term(read, given).expand(read[0].shape) for term in terms]).transpose(0, 1)
+            if x.is_cuda:  # where float32 products may be computed in TF32
+                rows = (matrix.double() @ stacked.double()).float()
+            elif len(stacked) == 1:  # the sites share the points
+                rows = (matrix.flatten(0, 1) @ stacked[0]).unflatten(0, matrix.shape[:2])
+            else:
+                rows = matrix @ stacked
+            values.update(zip(names, rows.unbind(1), strict=True))
+        return values[self._output]
+
+
+def _matrix(names: Sequence[str], index: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+    """The weights of a bundle's terms in its rows, (rows, terms, …); 0 where a row lacks a term."""
+    flat = torch.cat([weights[name] for name in names])
+    padded = torch.cat([flat, flat.new_zeros(1, *flat.shape[1:])])
+    return padded[index.to(flat.device)]

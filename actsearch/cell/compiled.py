@@ -1,0 +1,43 @@
+"""Functions of tensors that are compiled when they are first called, where a compiler is at hand."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+
+
+class Compiled:
+    """`function`, compiled for tensors of any length at its first call; plain, after one warning, if that fails.
+
+    `function` must be pure and take tensors. Once compiling has failed in a process, it is not tried again there.
+    """
+
+    failed: ClassVar[bool] = False
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._run: Callable[..., Any] | None = None
+
+    def __call__(self, *tensors: torch.Tensor) -> Any:
+        if Compiled.failed:
+            return self._function(*tensors)
+        if self._run is None:
+            # The functions here find their indices within the table by construction.
+            self._run = torch.compile(self._function, dynamic=True, options={"assert_indirect_indexing": False})
+        try:
+            return self._run(*tensors)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            result = self._function(*tensors)  # what is wrong with the tensors themselves is raised here
+            Compiled.failed = True
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            warnings.warn(
+                f"tables are looked up without compiled kernels, several times slower: {reason}; is there a C++ "
+                "compiler?",
+                stacklevel=2,
+            )
+            return result
