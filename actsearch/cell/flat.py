@@ -19,7 +19,8 @@ class Order:
         """That of `x`; the ordinary one for a tensor with gaps or overlaps."""
         dims = tuple(range(x.ndim))
         if not x.is_contiguous():
-            sorted_dims = tuple(sorted(dims, key=lambda d: (-int(x.stride(d)), d)))
+            strides = x.stride()
+            sorted_dims = tuple(sorted(dims, key=lambda d: (-strides[d], d)))
             if x.permute(sorted_dims).is_contiguous():
                 dims = sorted_dims
         return cls(dims, tuple(x.shape[d] for d in dims))
