@@ -8,6 +8,10 @@ from typing import Any, ClassVar
 
 import torch
 
+# Indices into a table lie within it by construction; and the number of threads is read when a kernel runs, so that it
+# need not be compiled again for another.
+_OPTIONS: dict[str, Any] = {"assert_indirect_indexing": False, "cpp.dynamic_threads": True}
+
 
 class Compiled:
     """`function`, compiled for tensors of any length at its first call; plain, after one warning, if that fails.
@@ -25,8 +29,7 @@ class Compiled:
         if Compiled.failed:
             return self._function(*tensors)
         if self._run is None:
-            # The functions here find their indices within the table by construction.
-            self._run = torch.compile(self._function, dynamic=True, options={"assert_indirect_indexing": False})
+            self._run = torch.compile(self._function, dynamic=True, options=_OPTIONS)
         try:
             return self._run(*tensors)
         except torch.OutOfMemoryError:
