@@ -53,7 +53,7 @@ class Batch(Sequence[tuple[Any, ...]]):
         return list, (self._examples,)  # without the set, which may be large
 
 
-def collate(examples: Sequence[Any]) -> Any:
+def collate(examples: Any) -> Any:
     """torch's default collation, but a Batch is taken as it is, on the device where its set is kept.
 
     Worker processes have no device; the loader pins what comes from them.
