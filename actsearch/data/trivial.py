@@ -80,7 +80,8 @@ def trivial_augment(images: Tensor, draws: TrivialDraws) -> Tensor:
     """Images (n, C, H, W) uint8 on any device, C = 1 or 3, each changed as `draws`, on the host, say.
 
     Equal to what torchvision's operations make of each image on a CPU that fuses multiply-adds (any with AVX2 or NEON),
-    up to 65,793 pixels; above, the mean grey of Contrast may be rounded otherwise.
+    to the bit up to 65,793 pixels; above, the mean grey of Contrast may be rounded otherwise. Where 8 does not divide
+    the number of pixels, torch rounds some of the last ones twice, and they may then be one level off in a blend.
     """
     group = _GROUP[draws.operation]
     order = torch.argsort(group, stable=True)
