@@ -270,6 +270,7 @@ def _settle(task: pl.LightningModule, loader: Iterable[Any]) -> None:
         object.__setattr__(trial, name, lambda *args, **kwargs: None)
     try:
         with torch.no_grad():
+            # After an earlier retraining the data may lie on its device.
             batch = trial.transfer_batch_to_device(next(iter(loader)), torch.device("cpu"), 0)
             trial.training_step(batch, 0)
     except Exception as error:
