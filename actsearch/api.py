@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Subset
 from actsearch.activation import Activation
 from actsearch.cell.mixed import MixedCell
 from actsearch.cell.relaxation import make_relaxation
+from actsearch.data.placement import PlaceData
 from actsearch.errors import GenotypeError, RunError, TaskError
 from actsearch.genotype import Genotype
 from actsearch.report.progress import SearchProgress
@@ -195,10 +196,13 @@ def _run(
             "enable_model_summary": False,
             "num_sanity_val_steps": 0,
             **(trainer_options or {}),
-            "callbacks": [SearchCheckpoint(run.checkpoints), *callbacks],
+            "callbacks": [PlaceData(datamodule), SearchCheckpoint(run.checkpoints), *callbacks],
         }
     )
-    trainer.fit(bilevel, train_dataloaders=pairs, ckpt_path=checkpoint, weights_only=True)
+    try:
+        trainer.fit(bilevel, train_dataloaders=pairs, ckpt_path=checkpoint, weights_only=True)
+    finally:
+        pairs.close()
     snapshot = last[-1] if last else bilevel.measure(settings.epochs)
     genotypes, refinements = _finish(bilevel, space, settings, run)
     for observer in observers:

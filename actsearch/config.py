@@ -25,6 +25,8 @@ class DataConfig:
         limit_train: use only that many training images, each class in proportion, or windows of text.
         limit_test: use only that many test images or windows.
         seed: of the choice of these.
+        device: where images are kept and augmented; cpu, cuda, or one such as cuda:1; default, auto: on the GPU that
+            trains, if they take at most a quarter of its free memory.
         options: of the set itself, such as image_size of folder, or context and tokenizer of text.
     """
 
@@ -36,6 +38,7 @@ class DataConfig:
     limit_train: int | None = None
     limit_test: int | None = None
     seed: int = 0
+    device: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
 

@@ -145,5 +145,5 @@ def retrain_all(
 def _context(config: SearchConfig | TransferConfig) -> dict[str, Any]:
     """What decides the results, beside the functions and the budget: not where the data lies or how it is loaded."""
     whole = plain(config)
-    data = {key: value for key, value in whole["data"].items() if key not in ("root", "num_workers")}
+    data = {key: value for key, value in whole["data"].items() if key not in ("root", "num_workers", "device")}
     return {"data": data, "model": whole["model"], "training": whole["training"]}

@@ -22,6 +22,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from actsearch.compare.batches import SeededBatches, SeededSteps
 from actsearch.compare.contestants import Contestant
 from actsearch.compare.cost import StepClock
+from actsearch.data.placement import PlaceData
 from actsearch.errors import SettingsError, TaskError, unknown_name
 from actsearch.models import scale_weights
 from actsearch.seeds import seed_all
@@ -145,7 +146,7 @@ class Retrainer:
                 **{k: v for k, v in self.trainer.items() if k not in PLACE or k == "accelerator"},
                 **self.budget.trainer(),
                 "devices": 1 if device is None else [device],
-                "callbacks": [*own, curve, SeededSteps(seed), clock],
+                "callbacks": [*own, PlaceData(self.datamodule), curve, SeededSteps(seed), clock],
             }
         )
         loader = SeededBatches(self.datamodule.train_dataloader(), seed, lambda: trainer.current_epoch)
@@ -269,7 +270,9 @@ def _settle(task: pl.LightningModule, loader: Iterable[Any]) -> None:
         object.__setattr__(trial, name, lambda *args, **kwargs: None)
     try:
         with torch.no_grad():
-            trial.training_step(next(iter(loader)), 0)
+            # After an earlier retraining the data may lie on its device.
+            batch = trial.transfer_batch_to_device(next(iter(loader)), torch.device("cpu"), 0)
+            trial.training_step(batch, 0)
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise TaskError(
