@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from actsearch.ops import elementary
 from actsearch.ops.clip import Clip
 from actsearch.ops.graph import INPUT, evaluate
 from actsearch.ops.guard import HALF
@@ -26,8 +27,9 @@ from actsearch.ops.guard import HALF
 # equal, since the compiler takes equal ones for the same.
 _EXAMPLES = {1: (262_139,), 2: (509, 521), 3: (61, 67, 71)}
 
-# The number of threads is read when a kernel runs, so that it need not be compiled again for another.
-_OPTIONS = {"cpp.dynamic_threads": True}
+# The number of threads is read when a kernel runs, so that it need not be compiled again for another; and x·y + z is
+# one instruction, rounded once.
+_OPTIONS = {"cpp.dynamic_threads": True, "cpp.enable_floating_point_contract_flag": "fast"}
 
 
 @dataclass(frozen=True)
@@ -94,13 +96,17 @@ class Signature:
     wanted: tuple[bool, ...] | None
     inference: bool
 
+    @property
+    def computed(self) -> torch.dtype:
+        """In which the cell is computed."""
+        return torch.float32 if self.dtype in HALF else self.dtype
+
     def arguments(self, shape: tuple[int, ...], parameter_shape: tuple[int, ...]) -> list[Tensor]:
         """Tensors such as the kernel takes."""
-        computed = torch.float32 if self.dtype in HALF else self.dtype
         x = [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in range(1 if self.wanted is None else 2)]
         return [
             *x,
-            *(torch.zeros(parameter_shape, dtype=computed, device=self.device) for _ in range(self.n_parameters)),
+            *(torch.zeros(parameter_shape, dtype=self.computed, device=self.device) for _ in range(self.n_parameters)),
         ]
 
     def example(self) -> list[Tensor]:
@@ -188,12 +194,18 @@ def _trace(structure: Structure, signature: Signature) -> GraphModule | None:
         found = iter(torch.autograd.grad(y, asked, gradient, allow_unused=True))
         return [next(found) if want else None for want in wanted]
 
-    graph: GraphModule = make_fx(forward if wanted is None else backward)(*signature.arguments((), ()))
+    inlined = signature.device.type == "cpu" and signature.computed == torch.float32
+    traced = make_fx(
+        forward if wanted is None else backward,
+        decomposition_table=dict(elementary.DECOMPOSITIONS) if inlined else None,
+    )
+    graph: GraphModule = traced(*signature.arguments((), ()))
     (output,) = graph.graph.find_nodes(op="output")
     if wanted is None:
         if output.args[0].op == "placeholder" or not _reaches(graph, output.args[0]):
             return None
     else:
+        _merge_bounds(graph)
         _sum(graph, output, signature)
     graph.graph.eliminate_dead_code()
     graph.recompile()
@@ -208,6 +220,21 @@ def _reaches(graph: GraphModule, node: Node) -> bool:
         seen |= new
         waiting.extend(new)
     return next(iter(graph.graph.nodes)) in seen
+
+
+def _merge_bounds(graph: GraphModule) -> None:
+    """-b <= v and v <= b, of which a derivative has one for every clamp, as |v| <= b: one comparison and no mask more."""
+    for node in graph.graph.nodes:
+        if node.target not in (torch.ops.aten.logical_and.default, torch.ops.aten.logical_and_.default):
+            continue
+        lower, upper = node.args
+        if lower.target != torch.ops.aten.ge.Scalar or upper.target != torch.ops.aten.le.Scalar:
+            continue
+        if lower.args[0] is upper.args[0] and lower.args[1] == -upper.args[1]:
+            with graph.graph.inserting_before(node):
+                size = graph.graph.call_function(torch.ops.aten.abs.default, (lower.args[0],))
+                within = graph.graph.call_function(torch.ops.aten.le.Scalar, (size, upper.args[1]))
+            node.replace_all_uses_with(within)
 
 
 def _sum(graph: GraphModule, output: Node, signature: Signature) -> None:
