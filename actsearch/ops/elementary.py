@@ -17,7 +17,6 @@ from torch import Tensor
 
 _SQRT_HALF = 0x3F3504F3  # the bits of sqrt(1/2)
 _ONE = 0x3F800000  # the bits of 1
-_SIGN = -0x80000000  # the bit of the sign
 
 # f(x) = x + x³ P(x²), by the end of |x|.
 _TANH = (-0.33333333295, 0.13333324200, -0.05396470045, 0.02181844913, -0.00852633306, 0.00252639071)  # 0.55
@@ -48,41 +47,46 @@ _LOG1P = (
     -0.11479836851,
     0.06971681253,
 )
+# erf(x) = x P(x²) for |x| <= 1.
+_ERF = (
+    1.1283791658,
+    -0.3761262667,
+    0.1128359472,
+    -0.0268542120,
+    0.0051890874,
+    -0.0008016864,
+    0.0000787588,
+)
 # erf(x) = 1 - t P(t) exp(-x²) with t = 1 / (1 + 0.3275911 x), for x >= 0: Abramowitz and Stegun, 7.1.26, within 1.5e-7;
 # the formula that torch has for float32 vectors.
-_ERF = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
+_ERF_FAR = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
 
 
 def tanh(x: Tensor) -> Tensor:
-    size = x.abs()
-    decay = (-2 * size).exp()
-    far = _signed((1 - decay) / (1 + decay), x)
-    return torch.where(size < 0.55, _odd(_TANH, x), far)
+    far = 2 / (1 + (-2 * x).exp()) - 1
+    return torch.where(x.abs() < 0.55, _odd(_TANH, x), far)
 
 
 def sinh(x: Tensor) -> Tensor:
-    size = x.abs()
-    growth = size.exp()
-    far = _signed(0.5 * (growth - 1 / growth), x)
-    return torch.where(size < 1, _odd(_SINH, x), far)
+    growth = x.exp()
+    return torch.where(x.abs() < 1, _odd(_SINH, x), 0.5 * (growth - 1 / growth))
 
 
 def cosh(x: Tensor) -> Tensor:
-    growth = x.abs().exp()
+    growth = x.exp()
     return 0.5 * (growth + 1 / growth)
 
 
 def atan(x: Tensor) -> Tensor:
-    size = x.abs()
-    near = _odd(_ATAN, torch.minimum(size, 1 / size))
-    return _signed(torch.where(size > 1, math.pi / 2 - near, near), x)
+    far = x.abs() > 1
+    near = _odd(_ATAN, torch.where(far, 1 / x, x))
+    return torch.where(far, torch.where(x < 0, -math.pi / 2, math.pi / 2) - near, near)
 
 
 def asinh(x: Tensor) -> Tensor:
     """Where x² is finite."""
-    size = x.abs()
     square = x * x
-    return _signed(log1p(size + square / (1 + (square + 1).sqrt())), x)
+    return _signed(log1p(x.abs() + square / (1 + (square + 1).sqrt())), x)
 
 
 def expm1(x: Tensor) -> Tensor:
@@ -98,11 +102,17 @@ def log1p(x: Tensor) -> Tensor:
     # What rounding took from 1 + x is given back.
     rest = (x - (y - 1)) * (_ONE - shift).view(torch.float32)
     f = ((bits - shift).view(torch.float32) - 1) + rest
-    return octaves.to(torch.float32) * math.log(2) + (f - f * f * (0.5 - f * _polynomial(_LOG1P, f)))
+    return octaves.to(torch.float32) * math.log(2) + _log1p_near(f)
+
+
+def _log1p_near(f: Tensor) -> Tensor:
+    """log(1 + f) for 1 + f between sqrt(1/2) and sqrt(2)."""
+    return f - f * f * (0.5 - f * _polynomial(_LOG1P, f))
 
 
 def erf(x: Tensor) -> Tensor:
-    return _erf(x, (-x * x).exp())
+    square = x * x
+    return torch.where(square < 1, x * _polynomial(_ERF, square), _erf_far(x, (-square).exp()))
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -115,17 +125,17 @@ def gelu_backward(g: Tensor, x: Tensor) -> Tensor:
 
 
 def _normal_distribution(x: Tensor, density: Tensor) -> Tensor:
-    return 0.5 + 0.5 * _erf(x * math.sqrt(0.5), density)
+    return 0.5 + 0.5 * _erf_far(x * math.sqrt(0.5), density)
 
 
-def _erf(x: Tensor, decay: Tensor) -> Tensor:
-    """`decay` is exp(-x²)."""
+def _erf_far(x: Tensor, decay: Tensor) -> Tensor:
+    """Within 2e-7 everywhere, but not relative to a small x; `decay` is exp(-x²)."""
     t = 1 / (1 + 0.3275911 * x.abs())
-    return _signed(1 - t * _polynomial(_ERF, t) * decay, x)
+    return _signed(1 - t * _polynomial(_ERF_FAR, t) * decay, x)
 
 
 def log_sigmoid(x: Tensor) -> Tensor:
-    return x.clamp(max=0) - log1p((-x.abs()).exp())
+    return _log_sigmoid_forward(x)[0]
 
 
 def elu(x: Tensor) -> Tensor:
@@ -133,8 +143,8 @@ def elu(x: Tensor) -> Tensor:
 
 
 def _signed(size: Tensor, x: Tensor) -> Tensor:
-    """`size`, which is positive, with the sign of `x`; `copysign` would be one more call."""
-    return (size.view(torch.int32) | (x.view(torch.int32) & _SIGN)).view(torch.float32)
+    """`size` with the sign of `x`; `copysign` would be one more call."""
+    return torch.where(x < 0, -size, size)
 
 
 def _odd(coefficients: Sequence[float], x: Tensor) -> Tensor:
@@ -153,7 +163,15 @@ def _polynomial(coefficients: Sequence[float], x: Tensor) -> Tensor:
 
 
 def _log_sigmoid_forward(x: Tensor) -> tuple[Tensor, Tensor]:
-    return log_sigmoid(x), x.new_empty(0)  # the second is a buffer for the backward pass, which needs none
+    """The second is what the backward pass reads."""
+    decay = (-x.abs()).exp()
+    upper = decay > math.sqrt(2) - 1
+    log = _log1p_near(torch.where(upper, 0.5 * (decay - 1), decay)) + torch.where(upper, math.log(2), 0.0)
+    return x.clamp(max=0) - log, decay
+
+
+def _log_sigmoid_backward(g: Tensor, x: Tensor, decay: Tensor) -> Tensor:
+    return g * (torch.where(x < 0, 1.0, decay) / (1 + decay))
 
 
 def _elu(x: Tensor, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Tensor:
@@ -188,6 +206,7 @@ DECOMPOSITIONS: Mapping[Any, Callable[..., Any]] = {
     _aten.atan.default: atan,
     _aten.asinh.default: asinh,
     _aten.log_sigmoid_forward.default: _log_sigmoid_forward,
+    _aten.log_sigmoid_backward.default: _log_sigmoid_backward,
     _aten.elu.default: _elu,
     _aten.elu_backward.default: _elu_backward,
     _aten.erf.default: erf,

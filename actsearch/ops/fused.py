@@ -17,6 +17,7 @@ from actsearch.ops.kernels import Kernel, Signature, Structure, give_up, kernel
 from actsearch.ops.spec import registry
 
 _DTYPES = (torch.float32, torch.float64, *HALF)
+_LEAST = 4097  # elements: below, the call of a kernel takes longer than the operations, and sums have another kernel
 
 
 def fused(
@@ -37,9 +38,9 @@ def fused(
     memory formats. The output has the memory format of `x`.
 
     Where no kernel can serve, it is `evaluate` itself: while a graph is traced or exported (there the operations are
-    seen one by one), in functional transforms and forward-mode derivatives, for tensor subclasses, for fewer than two
-    elements, for parameters of another dtype than that of the computation, and where compiling failed, of which it
-    warns once. A backward pass that is itself differentiated is computed by `evaluate` too.
+    seen one by one), in functional transforms and forward-mode derivatives, for tensor subclasses, for few elements
+    (4,096), for parameters of another dtype than that of the computation, and where compiling failed, of which it warns
+    once. A backward pass that is itself differentiated is computed by `evaluate` too.
 
     Args:
         channel_axis: the axis of `x` along which the parameters lie, each of shape (channels,); None for parameters of
@@ -82,7 +83,7 @@ def _can_fuse(x: Tensor, parameters: Sequence[Tensor], channel_axis: int | None)
         and x.layout is torch.strided
         and x.device.type != "meta"
         and not x.is_neg()
-        and x.numel() > 1
+        and x.numel() >= _LEAST
         and all(p.dtype == computed and p.ndim < 2 and [p.numel()] == sizes for p in parameters)
         and not _watched(tensors)
     )
