@@ -180,9 +180,7 @@ def _elu(x: Tensor, alpha: float = 1, scale: float = 1, input_scale: float = 1) 
     return elu(x)
 
 
-def _elu_backward(
-    g: Tensor, alpha: float, scale: float, input_scale: float, is_result: bool, x: Tensor
-) -> Tensor:
+def _elu_backward(g: Tensor, alpha: float, scale: float, input_scale: float, is_result: bool, x: Tensor) -> Tensor:
     if (alpha, scale, input_scale, is_result) != (1, 1, 1, False):
         return NotImplemented
     return torch.where(x > 0, g, g * x.exp())

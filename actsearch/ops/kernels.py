@@ -29,7 +29,7 @@ _EXAMPLES = {1: (262_139,), 2: (509, 521), 3: (61, 67, 71)}
 
 # The number of threads is read when a kernel runs, so that it need not be compiled again for another; and x·y + z is
 # one instruction, rounded once.
-_OPTIONS = {"cpp.dynamic_threads": True, "cpp.enable_floating_point_contract_flag": "fast"}
+_OPTIONS: dict[str, Any] = {"cpp.dynamic_threads": True, "cpp.enable_floating_point_contract_flag": "fast"}
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ def _reaches(graph: GraphModule, node: Node) -> bool:
 
 
 def _merge_bounds(graph: GraphModule) -> None:
-    """-b <= v and v <= b, of which a derivative has one for every clamp, as |v| <= b: one comparison and no mask more."""
+    """-b <= v and v <= b, of which a derivative has one pair for every clamp, as |v| <= b: one mask instead of three."""
     for node in graph.graph.nodes:
         if node.target not in (torch.ops.aten.logical_and.default, torch.ops.aten.logical_and_.default):
             continue
