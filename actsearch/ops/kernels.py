@@ -223,7 +223,7 @@ def _reaches(graph: GraphModule, node: Node) -> bool:
 
 
 def _merge_bounds(graph: GraphModule) -> None:
-    """-b <= v and v <= b, of which a derivative has one pair for every clamp, as |v| <= b: one mask instead of three."""
+    """-b <= v and v <= b, of which a derivative has one pair for every clamp, as |v| <= b: one mask, not three."""
     for node in graph.graph.nodes:
         if node.target not in (torch.ops.aten.logical_and.default, torch.ops.aten.logical_and_.default):
             continue
