@@ -95,6 +95,7 @@ def _watched(tensors: Sequence[Tensor]) -> bool:
         torch.jit.is_tracing()
         or torch._C._are_functorch_transforms_active()
         or is_in_torch_dispatch_mode()
+        or any(torch._C._functorch.is_legacy_batchedtensor(t) for t in tensors)  # is_grads_batched=True
         or any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)
     )
 
@@ -208,7 +209,11 @@ class _Fused(torch.autograd.Function):
         wanted = tuple(ctx.needs_input_grad[2:])
         found = None
         # Kernels have no second derivatives: where they are wanted (create_graph=True), autograd sees every step.
-        if not torch.is_grad_enabled() and not torch.compiler.is_compiling() and not _watched((x, *parameters)):
+        if (
+            not torch.is_grad_enabled()
+            and not torch.compiler.is_compiling()
+            and not _watched((x, *parameters, *gradients))
+        ):
             layout = _Layout.of(x, ctx.channel_axis)
             backward = _Call(ctx.structure, layout.signature(x, len(parameters), wanted))
             found = backward(layout.merged(x), layout.merged(gradients[0]), *map(layout.along, parameters))

@@ -144,23 +144,27 @@ def give_up(structure: Structure, signature: Signature, error: Exception) -> Non
 
 
 def _compile(structure: Structure, signature: Signature) -> Kernel | None:
-    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        torch.autograd.set_detect_anomaly(False),  # it looks at values, of which a trace has none
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")  # those of the compiler are no concern of the caller
-        graph = _trace(structure, signature)
-        if graph is None:
-            return None
-        # `forward` of a traced graph is code of its own; what shares its code would share the limit on recompilations.
-        compiled: Kernel = torch.compile(graph.forward, fullgraph=True, dynamic=True, options=_OPTIONS)
         try:
+            graph = _trace(structure, signature)
+            if graph is None:
+                return None
+            # `forward` of a traced graph is code of its own; what shares its code shares the limit on recompilations.
+            compiled: Kernel = torch.compile(graph.forward, fullgraph=True, dynamic=True, options=_OPTIONS)
             with torch.inference_mode(signature.inference):
                 example = signature.example()
             compiled(*example)
+            return compiled
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
             failure = error
-        else:
-            return compiled
     _warn(failure)
     return None
 

@@ -283,6 +283,24 @@ def test_functional_transforms_see_the_operations(traced: None) -> None:
     assert not kernels._kernels
 
 
+def test_batched_gradients_and_anomaly_detection_work(traced: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "_LEAST", 2)
+    plain, compiled = pair(SWISH, trainable=False)
+    x = torch.randn(6, requires_grad=True)
+    for create_graph in (False, True):
+        jacobians = [
+            torch.autograd.grad(f(x), x, torch.eye(6), is_grads_batched=True, create_graph=create_graph)[0]
+            for f in (plain, compiled)
+        ]
+        assert torch.equal(*jacobians)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Anomaly Detection has been enabled")
+        with torch.autograd.detect_anomaly():
+            compiled(x).sum().backward()
+    assert torch.allclose(x.grad, jacobians[0].diagonal())  # type: ignore[arg-type]
+    assert {signature.wanted for _, signature in kernels._kernels} == {None, (True, False)}
+
+
 # -- as a module -------------------------------------------------------------------------------------------------------
 
 
