@@ -141,6 +141,7 @@ class RetrainConfig:
             network, a site, or a channel.
         channel_axis: where channel parameters find their channels; 1 for images, -1 for tokens.
         gain: what is rescaled to keep the second moment of N(0, 1); the activation, or the initial weights.
+        compile: run genotypes by fused kernels, made when they are first met; faster, equal up to rounding.
         jobs: retrainings at the same time, each a process of its own.
     """
 
@@ -156,6 +157,7 @@ class RetrainConfig:
     parameters: Literal["frozen", "network", "site", "channel"] = "frozen"
     channel_axis: int | None = None
     gain: Literal["none", "activation", "weights"] = "none"
+    compile: bool = False
     jobs: int = 1
 
     def __post_init__(self) -> None:

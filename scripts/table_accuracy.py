@@ -102,7 +102,9 @@ def main() -> None:
                         differences[k] += a - b
                         means[k] += b
                         norms[k] += float(b.norm())
-                    print(len(errors), f"loss {float(loss.detach()):.3f}", *(f"{e:.1e}" for e in errors[-1]), flush=True)
+                    print(
+                        len(errors), f"loss {float(loss.detach()):.3f}", *(f"{e:.1e}" for e in errors[-1]), flush=True
+                    )
                 for p, g in zip(trained, found, strict=True):
                     p.grad = g
                 nn.utils.clip_grad_norm_(trained, 5.0)

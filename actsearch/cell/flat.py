@@ -1,35 +1,31 @@
-"""Dense tensors as rows of elements in the order of their memory, and back."""
+"""Tensors as rows of elements in the order of their memory, and back."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+from actsearch.ops.memory import alias, dense_strides, with_strides
 
 
 @dataclass(frozen=True)
 class Order:
-    """The order of a tensor's dimensions in memory, and its shape in that order."""
+    """The shape of a tensor, and the order of its elements in memory."""
 
-    dims: tuple[int, ...]
-    shape: tuple[int, ...]
+    shape: torch.Size
+    strides: tuple[int, ...]
 
     @classmethod
     def of(cls, x: Tensor) -> Order:
-        """That of `x`; the ordinary one for a tensor with gaps or overlaps."""
-        dims = tuple(range(x.ndim))
-        if not x.is_contiguous():
-            strides = x.stride()
-            sorted_dims = tuple(sorted(dims, key=lambda d: (-strides[d], d)))
-            if x.permute(sorted_dims).is_contiguous():
-                dims = sorted_dims
-        return cls(dims, tuple(x.shape[d] for d in dims))
+        """That of `x`, or of a dense copy if there are gaps or overlaps in it."""
+        return cls(x.shape, dense_strides(x))
 
     def flatten(self, x: Tensor) -> Tensor:
-        """The elements of a tensor of the same shape in this order, (N,); a view where it lies in memory so."""
-        return x.permute(self.dims).reshape(-1)
+        """The elements of a tensor of the same shape in this order, (N,); its own memory where they lie in it so."""
+        return alias(with_strides(x, self.strides), (x.numel(),), (1,))
 
     def restore(self, elements: Tensor) -> Tensor:
-        """A tensor of the original shape and memory format from elements in this order; a view."""
-        inverse = sorted(range(len(self.dims)), key=self.dims.__getitem__)
-        return elements.view(self.shape).permute(inverse)
+        """A tensor of the original shape and memory format from elements in this order; the same memory."""
+        return alias(elements, self.shape, self.strides)

@@ -215,6 +215,16 @@ def test_any_memory_format_gives_the_same_and_keeps_it(layout: str, dtype: torch
     assert torch.equal(*ours, *theirs)
 
 
+def test_what_a_table_returns_can_be_changed_in_place() -> None:
+    cell = make("table", "tiny")
+    x = torch.randn(5, 3, requires_grad=True)
+    y = cell(x)
+    torch.relu_(y)
+    d_x = torch.autograd.grad(y.sum(), x, retain_graph=True)[0]
+    expected = torch.autograd.grad(torch.relu(cell(x)).sum(), x)[0]
+    assert torch.equal(d_x, expected)
+
+
 def test_compiled_kernels_have_the_bits_of_the_plain_ones() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         cell = make("table")
