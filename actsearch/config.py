@@ -94,7 +94,7 @@ class TrainingConfig:
 
 @dataclass
 class TrainerConfig:
-    """Where it runs; the arguments of Lightning's Trainer.
+    """Where and how it runs; the arguments of Lightning's Trainer, and of Execution.
 
     Args:
         accelerator: cpu, gpu, or auto for what is there.
@@ -103,6 +103,8 @@ class TrainerConfig:
         num_nodes: machines.
         precision: such as 32-true or bf16-mixed.
         threads: CPU threads of torch; default: one a core.
+        channels_last: images and weights of convolutions lie in memory with the channel last.
+        compile: run the model through torch.compile; reduce-overhead captures CUDA graphs too.
     """
 
     accelerator: str = "auto"
@@ -111,16 +113,24 @@ class TrainerConfig:
     num_nodes: int = 1
     precision: str = "32-true"
     threads: int | None = None
+    channels_last: bool = False
+    compile: bool | Literal["reduce-overhead"] = False
 
     def __post_init__(self) -> None:
         for name in ("devices", "num_nodes", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingsError(f"trainer.{name} must be at least 1, not {value}")
+        if self.accelerator == "cpu" and self.compile == "reduce-overhead":
+            raise SettingsError("trainer.compile=reduce-overhead needs a CUDA device; use true or false on a CPU")
 
     def options(self) -> dict[str, Any]:
         """The arguments of the Trainer."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if k != "threads"}
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in ("threads", *self.execution())}
+
+    def execution(self) -> dict[str, Any]:
+        """The arguments of Execution."""
+        return {"channels_last": self.channels_last, "compile": self.compile}
 
 
 @dataclass

@@ -19,6 +19,7 @@ from actsearch.compare import (
 )
 from actsearch.config import RetrainConfig, SearchConfig, TransferConfig, plain
 from actsearch.errors import SettingsError
+from actsearch.execution import Execution
 from actsearch.process import console, prepare, say, stoppable
 from actsearch.report.comparison import describe, show_comparison, write
 from actsearch.run import RunDirectory
@@ -134,6 +135,7 @@ def retrain_all(
         ),
         directory=directory,
         trainer=config.trainer.options(),
+        execution=Execution(**config.trainer.execution()),
         report=report,
         jobs=settings.jobs,
         context=_context(config, settings),

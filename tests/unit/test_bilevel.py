@@ -425,6 +425,52 @@ def test_a_task_that_does_not_use_the_swapped_model_is_told_so() -> None:
         fit(search, loader, 1)
 
 
+class Watched(Network):
+    """Notes of each loss which of its parameters need a gradient; the last layer's bias is frozen by its author."""
+
+    def __init__(self, cell: MixedCell) -> None:
+        super().__init__(cell)
+        self.net[-1].bias.requires_grad_(False)
+        self.seen: list[list[str]] = []
+
+    def training_step(self, batch: Any, index: int) -> Tensor:
+        self.seen.append([name for name, p in self.named_parameters() if p.requires_grad])
+        return super().training_step(batch, index)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_an_arch_step_builds_no_graph_for_the_weights_unless_the_order_needs_it(order: Any) -> None:
+    cell = MixedCell("tiny", "softmax", "dense", seed=1)
+    task = Watched(cell)
+    trained = [name for name, p in task.named_parameters() if p.requires_grad]
+    assert len(trained) == len(list(task.parameters())) - 1
+    search = BilevelSearch(task, {"network": cell}, settings_of(order=order, epochs=1))
+    x = torch.randn(32, 3)
+    fit(search, pair_loader([search], TensorDataset(x, x.sum(1, keepdim=True)), 24, 4), 1)
+    assert task.seen == ([[], trained] * 6 if order == 1 else [trained] * 5 * 6)
+    assert [name for name, p in task.named_parameters() if p.requires_grad] == trained
+
+
+def test_a_loss_of_the_weights_alone_is_told_so() -> None:
+    search, loader = network(settings_of())
+    search.task.training_step = lambda batch, index: search.task.net[0](batch[0]).mean()  # type: ignore[method-assign]
+    with pytest.raises(TaskError, match="does not depend on what is trained"):
+        fit(search, loader, 1)
+
+
+def test_a_discrete_search_may_leave_out_the_cell_that_has_parameters_left() -> None:
+    spaces = [
+        SearchSpace.from_dict({"cell": {"u1": {"inputs": "x", "candidates": [op]}}}) for op in ("tanh", "beta_mul")
+    ]
+    cells = {name: MixedCell(space, "softmax", "dense") for name, space in zip("ab", spaces, strict=True)}
+    task = Network(cells["a"])
+    cells["b"].add_site("nowhere")
+    search = BilevelSearch(task, cells, settings_of(epochs=1))
+    x = torch.randn(32, 3)
+    fit(search, pair_loader([search], TensorDataset(x, x.sum(1, keepdim=True)), 24, 4), 1)
+    assert int(search.steps) == 6
+
+
 def drive(**changes: Any) -> BilevelSearch:
     search, loader = network(settings_of(relaxation="dirichlet", **changes))
     fit(search, loader, search.settings.epochs)
