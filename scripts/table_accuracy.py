@@ -1,7 +1,8 @@
 """How far the table evaluator is from the dense one in float64, on what a network under training really hands it.
 
-A ResNet searches on CIFAR-10 (from its JPEG copy, or any other image set). At every batch the inputs of all activation
-sites and the gradients of their outputs are kept, and the gradients of α and of the inputs are computed from them twice.
+A ResNet searches on CIFAR-10 (from its JPEG copy, or any other image set). At every batch the inputs of all
+activation sites and the gradients of their outputs are kept, and the gradients of α and of the inputs are computed
+from them twice.
 
     python scripts/table_accuracy.py --model resnet20 --batches 5
     python scripts/table_accuracy.py --model resnet8 --batches 200

@@ -39,12 +39,8 @@ class Evaluator(nn.Module):
 
     Raises SettingsError for an unknown name.
 
-    Attributes:
-        keeps_input: whether a float32 table keeps its input, four bytes an element beside its own two, so that it can
-            be differentiated twice.
-
     State, so that a resumed search goes on as it would have: `elements` and `dtype` (a place in DTYPES) of the last
-    pass, the evaluator `chosen` by the last trial, and the number of candidates at that time, `chosen_at`.
+    pass, the evaluator `chosen` by the last trial, the number of candidates at that time, `chosen_at`, and `keeps`.
     """
 
     _weights: Mapping[str, Tensor] | None
@@ -54,6 +50,7 @@ class Evaluator(nn.Module):
     dtype: Tensor
     chosen: Tensor
     chosen_at: Tensor
+    keeps: Tensor
 
     def __init__(self, space: SearchSpace, name: EvaluatorName) -> None:
         super().__init__()
@@ -61,13 +58,26 @@ class Evaluator(nn.Module):
             raise SettingsError(unknown_name("evaluator", name, get_args(EvaluatorName)))
         self.space = space
         self.name = name
-        self.keeps_input = True
-        for state in ("elements", "dtype", "chosen", "chosen_at"):
+        for state in ("elements", "dtype", "chosen", "chosen_at", "keeps"):
             self.register_buffer(state, torch.zeros((), dtype=torch.int64))
+        self.keeps_input = True
         self._seen, self._seen_dtype = 0, 0
         self._clear()
         self.refresh({slot.name: range(len(slot.candidates)) for slot in space.slots})
         self.register_load_state_dict_post_hook(_read_state)
+
+    @property
+    def keeps_input(self) -> bool:
+        """Whether float32 tables keep their input, four bytes an element beside their own two.
+
+        Without it they cannot be differentiated twice, and say so in an EvaluatorError.
+        """
+        return self._keeps
+
+    @keeps_input.setter
+    def keeps_input(self, keeps: bool) -> None:
+        self._keeps = keeps
+        self.keeps.fill_(keeps)
 
     def refresh(self, survivors: Mapping[str, Sequence[int]]) -> None:
         """Leave only these candidates of each slot, by position."""
@@ -186,6 +196,7 @@ class Evaluator(nn.Module):
         # Mirrors on the host, so that a step does not wait for the device.
         self._n_elements, self._dtype_code = int(self.elements), int(self.dtype)
         self._chosen, self._chosen_at = int(self.chosen), int(self.chosen_at)
+        self._keeps = bool(self.keeps)
         self._seen = 0
 
     def __getstate__(self) -> dict[str, Any]:

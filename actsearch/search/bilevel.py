@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from actsearch.cell.mixed import MixedCell
-from actsearch.errors import NonFiniteError, SettingsError, TaskError
+from actsearch.errors import EvaluatorError, NonFiniteError, SettingsError, TaskError
 from actsearch.search.gate import Gate
 from actsearch.search.late import LateReadings
 from actsearch.search.monitor import Observer, Snapshot, locate_non_finite, recorded_inputs, snapshot_cell
@@ -84,6 +84,8 @@ class BilevelSearch(pl.LightningModule):
         self.op_parameters: list[nn.Parameter] = [p for cell in cells.values() for p in cell.op_parameters.values()]
         self.weights: list[nn.Parameter] = [p for p in task.parameters() if p.requires_grad]
         self._check_disjoint()
+        for cell in cells.values():
+            cell.evaluator.keeps_input = False  # see _with_inputs
         self._drops: list[tuple[int, ...]] = [() for _ in cells]
         # Counters live in buffers: they are part of every checkpoint.
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
@@ -224,14 +226,18 @@ class BilevelSearch(pl.LightningModule):
         parameters = self.upper_parameters
         self._set_mode("mixed")
         self._resample()
+
+        def first_order() -> tuple[Tensor, Sequence[Tensor | None]]:
+            # Without this the graph reaches back to the first layer, and each keeps what its own gradient needs.
+            with _constant(self.lower_parameters):
+                loss = self._loss(batch, index, "arch")
+                return loss, self._arch_gradients(loss + self._anchor(), parameters)
+
+        def second_order() -> tuple[Tensor, Sequence[Tensor | None]]:
+            return self._unrolled_gradients(batch, train_batch, index, parameters)
+
         with frozen_statistics(self._statistics_layers):
-            if self.settings.order == 1:
-                # Without this the graph reaches back to the first layer, and each keeps what its own gradient needs.
-                with _constant(self.lower_parameters):
-                    loss = self._loss(batch, index, "arch")
-                    gradients = self._arch_gradients(loss + self._anchor(), parameters)
-            else:
-                loss, gradients = self._unrolled_gradients(batch, train_batch, index, parameters)
+            loss, gradients = self._with_inputs(first_order if self.settings.order == 1 else second_order)
             self._accumulate("arch", loss, gradients, parameters, self._upper, full, batch, index)
 
     def _arch_gradients(self, loss: Tensor, parameters: Parameters) -> Sequence[Tensor | None]:
@@ -242,13 +248,34 @@ class BilevelSearch(pl.LightningModule):
     def _weight_step(self, batch: Any, index: int, full: bool) -> None:
         parameters = self.lower_parameters
         self._set_mode("warm" if self._warming else "mixed")
+
+        def first_order() -> tuple[Tensor, Sequence[Tensor | None]]:
+            loss = self._loss(batch, index, "train")
+            return loss, self._gradients(loss, parameters)
+
         with _constant(self.upper_parameters):
             self._resample()
-            loss = self._loss(batch, index, "train")
-            gradients = self._gradients(loss, parameters)
+            loss, gradients = self._with_inputs(first_order)
         applied = self._accumulate("train", loss, gradients, parameters, self._lower, full, batch, index)
         if applied:
             self._step_schedulers("step")
+
+    def _with_inputs(
+        self, compute: Callable[[], tuple[Tensor, Sequence[Tensor | None]]]
+    ) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """Loss and gradients by `compute`, where tables do without their inputs until a second derivative is asked for.
+
+        Then they keep them from now on, and this step is computed once more.
+        """
+        logged = {name: list(entry) for name, entry in self._sums.items()}
+        try:
+            return compute()
+        except EvaluatorError:
+            self._sums = logged
+            for cell in self._cells():
+                cell.evaluator.keeps_input = True
+            self._resample(repeat=True)
+            return compute()
 
     def _gradients(self, loss: Tensor, parameters: Parameters) -> tuple[Tensor | None, ...]:
         if not loss.requires_grad:

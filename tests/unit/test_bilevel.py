@@ -488,3 +488,64 @@ def test_shrinking_ends_with_a_discrete_cell() -> None:
     search = drive(epochs=5, shrink=True)
     assert search.cells["network"].is_discrete
     assert search.phase == "discrete"
+
+
+# -- second derivatives ------------------------------------------------------------------------------------------------
+
+
+class Penalised(pl.LightningModule):
+    """A regression whose loss holds the derivative of the network, as that of a PINN or a force field does."""
+
+    def __init__(self, cell: MixedCell, penalty: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(1, 16), cell.add_site("a"), nn.Linear(16, 1))
+        self.penalty = penalty
+
+    def training_step(self, batch: Any, index: int) -> Tensor:
+        x = batch[0].requires_grad_()
+        y = self.net(x)
+        self.log("calls", 1.0)
+        loss = (y - x.sin()).square().mean()
+        if self.penalty:
+            slope = torch.autograd.grad(y.sum(), x, create_graph=True)[0]
+            loss = loss + self.penalty * (slope - x.cos()).square().mean()
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.05)
+
+
+def penalised(evaluator: str, penalty: float, epochs: int = 3) -> BilevelSearch:
+    cell = MixedCell("smooth_c2", "softmax", evaluator=evaluator, seed=1)  # type: ignore[arg-type]
+    search = BilevelSearch(Penalised(cell, penalty), {"network": cell}, settings_of(epochs=epochs))
+    data = TensorDataset(torch.linspace(-2, 2, 96)[:, None])
+    fit(search, pair_loader([search], data, 64, 16), epochs)
+    return search
+
+
+def test_tables_keep_their_inputs_only_once_a_second_derivative_was_asked_for() -> None:
+    assert not penalised("table", 0.0).cells["network"].evaluator.keeps_input
+    search = penalised("table", 1.0)
+    cell = search.cells["network"]
+    assert cell.evaluator.keeps_input
+    assert bool(cell.state_dict()["evaluator.keeps"])  # a resumed search does not have to find out again
+    exact = penalised("dense", 1.0)
+    for a, b in zip(search.task.parameters(), exact.task.parameters(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-4)
+    for slot, alpha in cell.alpha.items():
+        assert torch.allclose(alpha, exact.cells["network"].alpha[slot], rtol=0.05, atol=5e-3), slot
+
+
+def test_a_step_that_was_computed_twice_is_logged_once() -> None:
+    counts = []
+
+    class Counts(pl.Callback):
+        def on_train_batch_end(self, trainer: Any, module: Any, *rest: Any) -> None:
+            counts.append({name: entry[1] for name, entry in module._sums.items()})
+
+    cell = MixedCell("smooth_c2", "softmax", evaluator="table", seed=1)
+    search = BilevelSearch(Penalised(cell, 1.0), {"network": cell}, settings_of(epochs=1))
+    fit(search, pair_loader([search], TensorDataset(torch.linspace(-2, 2, 96)[:, None]), 64, 16), 1, Counts())
+    assert counts[0]["train/calls"] == counts[0]["arch/calls"] == 1
+    assert counts[1]["train/calls"] == counts[1]["arch/calls"] == 2
