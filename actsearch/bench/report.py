@@ -41,7 +41,7 @@ def sheets(results: Results) -> list[Sheet]:
         found.append(traffic)
     if results.whole:
         found.append(_whole(results))
-    if reached := findings(results):
+    if not results.settings.get("quick") and (reached := findings(results)):
         found.append(
             Sheet(
                 "Targets",
@@ -150,13 +150,14 @@ def _notes(rows: Sequence[Row] | Iterator[Row]) -> list[str]:
 def _ratio(found: Ratio | None) -> str:
     if found is None:
         return NONE
-    digits = 2 if found.median < 10 else 1
-    median, low, high = (f"{v:.{digits}f}" for v in (found.median, found.low, found.high))
+    median, low, high = (_times(v) for v in (found.median, found.low, found.high))
     return median if found.n == 1 else f"{median} [{low}, {high}]"
 
 
 def _times(value: float | None) -> str:
-    return NONE if value is None else f"{value:.2f}"
+    if value is None:
+        return NONE
+    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
 def _seconds(value: float) -> str:
@@ -182,6 +183,8 @@ def _speed(value: float) -> str:
 def show(results: Results, console: Console) -> None:
     """Print every sheet, then the warnings."""
     for sheet in sheets(results):
+        # Not as the table's title, which would be broken to the table's width.
+        console.print(plain(sheet.title, console), style="bold", markup=False, highlight=False)
         console.print(_table(sheet, console))
         for note in sheet.notes:
             console.print(plain(note, console), style="dim", markup=False, highlight=False)
@@ -192,8 +195,6 @@ def show(results: Results, console: Console) -> None:
 
 def _table(sheet: Sheet, console: Console) -> Table:
     table = Table(
-        title=plain(escape(sheet.title), console),
-        title_justify="left",
         box=box.ROUNDED if console.is_terminal else None,
         pad_edge=console.is_terminal,
     )
