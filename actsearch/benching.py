@@ -88,7 +88,8 @@ class BenchOptions:
 def bench(options: BenchOptions) -> Results:
     """Measure, print and save; what was measured is on disk after every round."""
     # More threads than one only wait for each other on tensors so small.
-    prepare(TrainerConfig(threads=options.threads or (1 if options.quick else None)))
+    threads = 1 if options.quick and options.threads is None else options.threads
+    prepare(TrainerConfig(threads=threads))
     device = options.torch_device
     space = SearchSpace.load(options.space or ("tiny" if options.quick else "grafs"))
     kit = Kit(space, load(options.winner).genotype)

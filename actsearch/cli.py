@@ -234,6 +234,8 @@ def bench(arguments: Arguments) -> None:
     parser.add_argument("--out", metavar="DIR", type=str | None, help="default: runs/bench/DATE")
     parser.add_argument("--record", metavar="FILE", type=str | None, help="append a section to this Markdown file")
     given = options.parse(parser, arguments)
+    # Counting memory would make torch warn of blocks that are older than the count; read when torch is imported.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from actsearch import benching
     from actsearch.bench.measure import Effort
 
