@@ -8,6 +8,7 @@ import sys
 from argparse import SUPPRESS
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from actsearch import __version__, options
 from actsearch.config import SearchConfig, TransferConfig
@@ -197,6 +198,70 @@ def zoo(arguments: Arguments) -> None:
         carrying.use_zoo(given.name, given.out and Path(given.out))
 
 
+def bench(arguments: Arguments) -> None:
+    """Time and memory of search steps as multiples of plain training, side by side."""
+    parser = options.make_parser(
+        "actsearch bench [--workloads NAME,…] [--contestants NAME,…] [--steps weight,alpha] [--repeats N] [--whole] "
+        "[--quick] [--out DIR] [--record FILE] [--KEY VALUE ...]",
+        "Time and peak memory of weight and α steps, for each contestant and workload, as multiples of ReLU's training "
+        "step in the same round; growth with candidates and slots; a whole search against one retraining. Needs a "
+        "quiet machine, and minutes. Results are written as they are measured.",
+    )
+    listed = "default: all"
+    parser.add_argument(
+        "--workloads", type=str, default="", help=f"of elementwise, resnet20, vit_tiny, minigpt; {listed}"
+    )
+    parser.add_argument(
+        "--contestants",
+        type=str,
+        default="",
+        help=f"of relu, gelu, silu, dense, dense_compiled, table, winner, winner_compiled; {listed}",
+    )
+    parser.add_argument("--steps", type=str, default="", help=f"of weight, alpha; {listed}")
+    parser.add_argument("--repeats", type=int, default=7, help="rounds in which every step is measured in turn")
+    parser.add_argument("--budget", type=float, default=60.0, help="seconds that the rounds of one step may take")
+    parser.add_argument("--limit", type=float, default=300.0, help="seconds that a step may take to compile and start")
+    parser.add_argument("--threads", type=int | None, help="CPU threads of torch; default: one a core")
+    parser.add_argument("--device", type=Literal["auto", "cpu", "cuda"], default="auto", help="where to measure")
+    parser.add_argument("--space", type=str | None, metavar="NAME|FILE", help="of the mixed cells; default: grafs")
+    parser.add_argument(
+        "--winner", type=str, default="zoo:fashion_vit", metavar="RUN|FILE|zoo:NAME", help="the discrete function"
+    )
+    parser.add_argument("--growth", type=bool, default=True, help="the α step at 10 to 300 candidates, 2 to 15 slots")
+    parser.add_argument("--no-growth", action="store_true", help="short for --growth false")
+    parser.add_argument("--whole", action="store_true", help="extrapolate a whole search and one retraining")
+    parser.add_argument("--quick", action="store_true", help="tiny workloads, to see that everything runs")
+    parser.add_argument("--out", metavar="DIR", type=str | None, help="default: runs/bench/DATE")
+    parser.add_argument("--record", metavar="FILE", type=str | None, help="append a section to this Markdown file")
+    given = options.parse(parser, arguments)
+    # Counting memory would make torch warn of blocks that are older than the count; read when torch is imported.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    from actsearch import benching
+    from actsearch.bench.measure import Effort
+
+    benching.bench(
+        benching.BenchOptions(
+            workloads=_names(given.workloads),
+            contestants=_names(given.contestants),
+            steps=_names(given.steps),
+            space=given.space,
+            winner=given.winner,
+            effort=Effort(given.repeats, given.budget, given.limit),
+            quick=given.quick,
+            growth=given.growth and not given.no_growth,
+            whole=given.whole,
+            device=given.device,
+            threads=given.threads,
+            out=given.out and Path(given.out),
+            record=given.record and Path(given.record),
+        )
+    )
+
+
+def _names(listed: str) -> list[str]:
+    return [name.strip() for name in listed.split(",") if name.strip()]
+
+
 VERBS: dict[str, Callable[[Arguments], None]] = {
     "search": search,
     "spaces": spaces,
@@ -204,6 +269,7 @@ VERBS: dict[str, Callable[[Arguments], None]] = {
     "transfer": transfer,
     "export": export,
     "zoo": zoo,
+    "bench": bench,
 }
 
 

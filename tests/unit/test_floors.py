@@ -26,9 +26,9 @@ FLOORS = [
     {"compare", "tune"},
     {"report"},
     {"config", "options", "build"},
-    {"api"},
+    {"api", "bench"},
     {"process"},
-    {"session", "transfer", "viewing", "carrying"},
+    {"session", "transfer", "viewing", "carrying", "benching"},
     {"cli", "__main__"},
 ]
 LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}
