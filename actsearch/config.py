@@ -103,8 +103,10 @@ class TrainerConfig:
         num_nodes: machines.
         precision: such as 32-true or bf16-mixed.
         threads: CPU threads of torch; default: one a core.
-        channels_last: images and weights of convolutions lie in memory with the channel last.
-        compile: run the model through torch.compile; reduce-overhead captures CUDA graphs too.
+        channels_last: images and weights of convolutions lie in memory with the channel last; ResNet-20 on a CPU then
+            retrains 20 % faster, but searches no faster.
+        compile: run the model through torch.compile; reduce-overhead captures CUDA graphs too. ResNet-20 on a CPU then
+            retrains 25 % faster and searches 5 % faster, after minutes of compiling.
     """
 
     accelerator: str = "auto"

@@ -156,6 +156,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch hides it, unless warnings are errors
 @pytest.mark.parametrize("evaluator", ["dense", "table"])
 def test_a_compiled_search_agrees_and_is_not_compiled_again_when_the_cell_changes(
     tmp_path: Path, traced: list[str], evaluator: str
@@ -164,9 +165,8 @@ def test_a_compiled_search_agrees_and_is_not_compiled_again_when_the_cell_change
     expected = search(tmp_path, None, Images(), evaluator=evaluator, epochs=5)
     snapshots = search_counting(tmp_path, task, traced, after_epoch, evaluator)
     assert_close(snapshots, expected)
-    assert after_epoch[0] > 0
-    # α, its draws and tables changed at every step, the masks after the second epoch and later.
-    assert after_epoch[-1] == after_epoch[0]
+    # The first epoch is measured after it was counted. From then on α and tables changed at every step, and masks.
+    assert after_epoch[-1] == after_epoch[1] > 0
     assert snapshots[-1].cells["network"].n_survivors == 3
     assert "forward" not in vars(task.net)
 
