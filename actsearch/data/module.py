@@ -40,9 +40,9 @@ class ImageData(HeldData):
     augment: None, what is standard for the set; False, none; True or "standard", what is standard or, for a set
         without, crops with an eighth of the side as padding; "trivial", TrivialAugmentWide (for bytes from 0 to 255)
         before that.
-    device: where images are kept as bytes and augmented. "auto": on the CUDA device that trains, if they take at most a
-        quarter of its free memory, and without workers; else in host memory. "cpu", "cuda", "cuda:1", …: there. Batches
-        of this module's loaders then arrive on that device, with the same images.
+    device: where images are kept as bytes and augmented. None or "auto": on the CUDA device that trains, if they take
+        at most a quarter of its free memory, and without workers; else in host memory. "cpu", "cuda", "cuda:1", …:
+        there. Batches of this module's loaders then arrive on that device, with the same images.
     limit_train, limit_test: use only that many images, each class in proportion, chosen by `seed`.
     options: of the set itself, such as `image_size` of "folder", or `split_seed` of the sets that have no test part.
 
@@ -64,7 +64,7 @@ class ImageData(HeldData):
         limit_train: int | None = None,
         limit_test: int | None = None,
         seed: int = 0,
-        device: str = "auto",
+        device: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(name, root, batch_size, num_workers, limit_train, limit_test, seed, options)
@@ -72,8 +72,8 @@ class ImageData(HeldData):
         if isinstance(augment, str) and augment not in AUGMENTS:
             raise SettingsError(unknown_name("value of augment", augment, AUGMENTS))
         self.augment = augment
-        self.device = check_place(device)
-        if device.startswith("cuda") and num_workers:
+        self.device = None if device is None else check_place(device)
+        if device is not None and device.startswith("cuda") and num_workers:
             raise SettingsError(f"images on {device} are augmented there, not by workers: set num_workers to 0")
 
     @property
@@ -111,9 +111,10 @@ class ImageData(HeldData):
     def place(self, device: torch.device) -> None:
         """Keep the images where they belong if `device` trains. Raises SettingsError for a device that is not there."""
         train, test = self._loaded.train, self._loaded.test
-        if self.device == "auto" and (self.num_workers or train.device == device):  # as before, whatever is free now
+        wanted = self.device or "auto"
+        if wanted == "auto" and (self.num_workers or train.device == device):  # as before, whatever is free now
             return
-        place = find_place(self.device, device, train.images.nbytes + test.images.nbytes)
+        place = find_place(wanted, device, train.images.nbytes + test.images.nbytes)
         train.keep_on(place, others=[self._loaded.eval_train])
         test.keep_on(place)
 
