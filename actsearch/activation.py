@@ -20,6 +20,7 @@ from actsearch.errors import GenotypeError, SettingsError, unknown_name
 from actsearch.export.onnx import to_onnx
 from actsearch.export.source import to_source
 from actsearch.genotype import Choice, Genotype
+from actsearch.ops.fused import fused
 from actsearch.ops.graph import evaluate
 from actsearch.ops.guard import HALF
 
@@ -38,6 +39,8 @@ class Activation(nn.Module):
         channels, channel_axis: one value of each parameter a channel, and the axis of the input that holds the
             channels: 1 for images (B, C, H, W) and features (B, C), -1 for tokens (B, T, C). `LazyActivation` takes
             the number from its first input.
+        compiled: run as one kernel forwards and one backwards, which save only the input, where torch.compile can make
+            them (see `actsearch.ops.fused.fused`). Faster; equal to the default up to rounding, not to the bit.
 
     Raises SettingsError if only one of the two is given.
     """
@@ -49,6 +52,7 @@ class Activation(nn.Module):
         *,
         channels: int | None = None,
         channel_axis: int | None = None,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         if (channels is None) != (channel_axis is None) or (channels is not None and channels < 1):
@@ -56,6 +60,7 @@ class Activation(nn.Module):
         self._genotype = genotype
         self.trainable = trainable
         self.channel_axis = channel_axis
+        self.compiled = compiled
         self._ops = {name: genotype.slots[name].op for name in genotype.order}
         self._inputs = {name: genotype.slots[name].inputs for name in genotype.order}
         self._start: dict[str, float] = {
@@ -72,6 +77,9 @@ class Activation(nn.Module):
                 self.register_buffer(name, tensor)
 
     def forward(self, x: Tensor) -> Tensor:
+        g = self._genotype
+        if self.compiled and not torch.compiler.is_compiling():
+            return fused(x, g.order, self._ops, self._inputs, self._parameter, g.clip, g.scale, self.channel_axis)
         if x.dtype in HALF:
             return self.forward(x.float()).to(x.dtype)
         parameter = self._parameter
@@ -79,8 +87,8 @@ class Activation(nn.Module):
             shape = [1] * x.ndim
             shape[self.channel_axis] = -1
             parameter = lambda *key: self._parameter(*key).view(shape)  # noqa: E731
-        y = evaluate(x, self._genotype.order, self._ops, self._inputs, parameter, self._genotype.clip)
-        return y if self._genotype.scale == 1 else self._genotype.scale * y
+        y = evaluate(x, g.order, self._ops, self._inputs, parameter, g.clip)
+        return y if g.scale == 1 else g.scale * y
 
     def _parameter(self, slot: str, op: str, name: str) -> Tensor:
         found = getattr(self, f"{slot}_{name}")
@@ -120,7 +128,7 @@ class Activation(nn.Module):
         genotype, gain = self.genotype, self.gain
         if not (math.isfinite(gain) and gain > 0):
             raise GenotypeError(f"{self.formula} cannot be rescaled: its second moment under N(0, 1) is {gain**-2:g}")
-        return Activation(dataclasses.replace(genotype, scale=genotype.scale * gain))
+        return Activation(dataclasses.replace(genotype, scale=genotype.scale * gain), compiled=self.compiled)
 
     @property
     def formula(self) -> str:
@@ -168,14 +176,15 @@ class LazyActivation(LazyModuleMixin, Activation):
     Args:
         genotype: the function.
         channel_axis: the axis of the input that holds the channels; see Activation.
+        compiled: see Activation.
     """
 
     cls_to_become = Activation
 
-    def __init__(self, genotype: Genotype, channel_axis: int) -> None:
+    def __init__(self, genotype: Genotype, channel_axis: int, compiled: bool = False) -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Lazy modules are a new feature")
-            super().__init__(genotype, trainable=True)
+            super().__init__(genotype, trainable=True, compiled=compiled)
         self.channel_axis = self._axis = channel_axis
         for name in self._start:
             setattr(self, name, UninitializedParameter())
@@ -194,12 +203,15 @@ Parameters = Literal["frozen", "network", "site", "channel"]
 
 
 def for_sites(
-    genotype: Genotype, parameters: Parameters = "frozen", channel_axis: int | None = None
+    genotype: Genotype,
+    parameters: Parameters = "frozen",
+    channel_axis: int | None = None,
+    compiled: bool = False,
 ) -> Callable[[object], Activation]:
     """What `swap` calls for each site, by who owns the operations' parameters (β, γ).
 
     frozen: they are constants. network: one trainable set for all sites (one module at every site). site: one a site.
-    channel: one a channel of every site, along `channel_axis`.
+    channel: one a channel of every site, along `channel_axis`. compiled: see Activation.
     Raises SettingsError for another word, or without the axis.
     """
     if parameters not in get_args(Parameters):
@@ -208,11 +220,11 @@ def for_sites(
         if channel_axis is None:
             raise SettingsError("parameters by channel need channel_axis: 1 for images, -1 for tokens")
         axis = channel_axis
-        return lambda site: LazyActivation(genotype, axis)
+        return lambda site: LazyActivation(genotype, axis, compiled)
     if parameters == "network":
-        shared = Activation(genotype, trainable=True)
+        shared = Activation(genotype, trainable=True, compiled=compiled)
         return lambda site: shared
-    return lambda site: Activation(genotype, trainable=parameters == "site")
+    return lambda site: Activation(genotype, trainable=parameters == "site", compiled=compiled)
 
 
 def second_moment_gain(function: Callable[[Tensor], Tensor]) -> float:

@@ -19,7 +19,9 @@ from torch.utils.data import DataLoader, Subset
 from actsearch.activation import Activation
 from actsearch.cell.mixed import MixedCell
 from actsearch.cell.relaxation import make_relaxation
+from actsearch.data.placement import PlaceData
 from actsearch.errors import GenotypeError, RunError, TaskError
+from actsearch.execution import Execution
 from actsearch.genotype import Genotype
 from actsearch.report.progress import SearchProgress
 from actsearch.report.tensorboard import TensorBoardObserver
@@ -98,6 +100,7 @@ def search(
     observers: Sequence[Observer] | None = None,
     callbacks: Sequence[pl.Callback] | None = None,
     trainer: Mapping[str, Any] | None = None,
+    execution: Execution | None = None,
     include: str | Iterable[str] = "*",
     exclude: str | Iterable[str] = (),
     config: Mapping[str, Any] | None = None,
@@ -116,6 +119,7 @@ def search(
         observers: told a Snapshot after every epoch; default: TensorBoard files in the run directory.
         callbacks: given to the Trainer, and told like observers if they can be called; default: SearchProgress.
         trainer: further arguments of the pytorch_lightning.Trainer, such as accelerator, devices, precision.
+        execution: how the network is run, such as Execution(channels_last=True).
         include, exclude: shell patterns of the names of activation sites.
         config: what to save as config.yaml; default: the settings.
         settings: the fields of SearchSettings.
@@ -124,6 +128,8 @@ def search(
     """
     chosen = SearchSettings.from_dict(settings)
     loaded = SearchSpace.load(space)
+    execution = execution or Execution()
+    execution.check(str((trainer or {}).get("accelerator", "auto")), chosen.accumulate, chosen.order)
     loader = _train_loader(task, datamodule)
     if resume is None:
         run = RunDirectory.create(run_root, name or loaded.name)
@@ -138,9 +144,10 @@ def search(
         checkpoint = latest_checkpoint(run.checkpoints)
     cells, report = _swap_in_cells(task, loaded, chosen, include, exclude)
     try:
-        return _run(
-            task, datamodule, loader, loaded, chosen, run, checkpoint, cells, report, observers, callbacks, trainer
-        )
+        with execution.applied(task):
+            return _run(
+                task, datamodule, loader, loaded, chosen, run, checkpoint, cells, report, observers, callbacks, trainer
+            )
     finally:
         unswap(task, report)
 
@@ -195,10 +202,13 @@ def _run(
             "enable_model_summary": False,
             "num_sanity_val_steps": 0,
             **(trainer_options or {}),
-            "callbacks": [SearchCheckpoint(run.checkpoints), *callbacks],
+            "callbacks": [PlaceData(datamodule), SearchCheckpoint(run.checkpoints), *callbacks],
         }
     )
-    trainer.fit(bilevel, train_dataloaders=pairs, ckpt_path=checkpoint, weights_only=True)
+    try:
+        trainer.fit(bilevel, train_dataloaders=pairs, ckpt_path=checkpoint, weights_only=True)
+    finally:
+        pairs.close()
     snapshot = last[-1] if last else bilevel.measure(settings.epochs)
     genotypes, refinements = _finish(bilevel, space, settings, run)
     for observer in observers:

@@ -25,6 +25,8 @@ class DataConfig:
         limit_train: use only that many training images, each class in proportion, or windows of text.
         limit_test: use only that many test images or windows.
         seed: of the choice of these.
+        device: where images are kept and augmented; cpu, cuda, or one such as cuda:1; default, auto: on the GPU that
+            trains, if they take at most a quarter of its free memory.
         options: of the set itself, such as image_size of folder, or context and tokenizer of text.
     """
 
@@ -36,6 +38,7 @@ class DataConfig:
     limit_train: int | None = None
     limit_test: int | None = None
     seed: int = 0
+    device: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -91,7 +94,7 @@ class TrainingConfig:
 
 @dataclass
 class TrainerConfig:
-    """Where it runs; the arguments of Lightning's Trainer.
+    """Where and how it runs; the arguments of Lightning's Trainer, and of Execution.
 
     Args:
         accelerator: cpu, gpu, or auto for what is there.
@@ -100,6 +103,10 @@ class TrainerConfig:
         num_nodes: machines.
         precision: such as 32-true or bf16-mixed.
         threads: CPU threads of torch; default: one a core.
+        channels_last: images and weights of convolutions lie in memory with the channel last; ResNet-20 on a CPU then
+            retrains 20 % faster, but searches no faster.
+        compile: run the model through torch.compile; reduce-overhead captures CUDA graphs too. ResNet-20 on a CPU then
+            retrains 25 % faster and searches 5 % faster, after minutes of compiling.
     """
 
     accelerator: str = "auto"
@@ -108,16 +115,24 @@ class TrainerConfig:
     num_nodes: int = 1
     precision: str = "32-true"
     threads: int | None = None
+    channels_last: bool = False
+    compile: bool | Literal["reduce-overhead"] = False
 
     def __post_init__(self) -> None:
         for name in ("devices", "num_nodes", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingsError(f"trainer.{name} must be at least 1, not {value}")
+        if self.accelerator == "cpu" and self.compile == "reduce-overhead":
+            raise SettingsError("trainer.compile=reduce-overhead needs a CUDA device; use true or false on a CPU")
 
     def options(self) -> dict[str, Any]:
         """The arguments of the Trainer."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if k != "threads"}
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in ("threads", *self.execution())}
+
+    def execution(self) -> dict[str, Any]:
+        """The arguments of Execution."""
+        return {"channels_last": self.channels_last, "compile": self.compile}
 
 
 @dataclass
@@ -138,6 +153,7 @@ class RetrainConfig:
             network, a site, or a channel.
         channel_axis: where channel parameters find their channels; 1 for images, -1 for tokens.
         gain: what is rescaled to keep the second moment of N(0, 1); the activation, or the initial weights.
+        compile: run genotypes by fused kernels, made when they are first met; faster, equal up to rounding.
         jobs: retrainings at the same time, each a process of its own.
     """
 
@@ -153,6 +169,7 @@ class RetrainConfig:
     parameters: Literal["frozen", "network", "site", "channel"] = "frozen"
     channel_axis: int | None = None
     gain: Literal["none", "activation", "weights"] = "none"
+    compile: bool = False
     jobs: int = 1
 
     def __post_init__(self) -> None:

@@ -50,6 +50,10 @@ class RunError(ActsearchError, OSError):
     """A run directory that cannot be written, read or resumed."""
 
 
+class EvaluatorError(ActsearchError, RuntimeError):
+    """A derivative was asked of a table that it does not hold."""
+
+
 class NonFiniteError(ActsearchError, ArithmeticError):
     """Losses stayed NaN or infinite for longer than the search is allowed to skip."""
 

@@ -28,4 +28,15 @@ def seed_all(*numbers: int) -> None:
     seed = mix_seed(*numbers)
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002  users' datasets may draw from it
-    torch.manual_seed(seed)
+    seed_torch(seed)
+
+
+def seed_torch(seed: int) -> None:
+    """Seed torch's global generators on all devices: `torch.manual_seed`, but quick where there is none.
+
+    That formats a traceback for every kind of device that is not there: 0.3 ms, at every step and batch.
+    """
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)

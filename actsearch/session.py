@@ -14,6 +14,7 @@ from actsearch.activation import Activation
 from actsearch.build import Experiment, build
 from actsearch.compare import Contestant
 from actsearch.config import SearchConfig
+from actsearch.execution import Execution
 from actsearch.genotype import Genotype
 from actsearch.process import console, prepare, say, stoppable
 from actsearch.report.plots import draw_activation, save
@@ -44,6 +45,7 @@ def search(config: SearchConfig, resume: Path | None) -> None:
             resume=resume,
             callbacks=[watcher] if config.run.quiet else [watcher, SearchProgress(console=console)],
             trainer=config.trainer.options(),
+            execution=Execution(**config.trainer.execution()),
             config=config.to_dict(),
             **config.search.to_dict(),
         )

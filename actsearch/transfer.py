@@ -19,6 +19,7 @@ from actsearch.compare import (
 )
 from actsearch.config import RetrainConfig, SearchConfig, TransferConfig, plain
 from actsearch.errors import SettingsError
+from actsearch.execution import Execution
 from actsearch.process import console, prepare, say, stoppable
 from actsearch.report.comparison import describe, show_comparison, write
 from actsearch.run import RunDirectory
@@ -61,6 +62,7 @@ def as_discovered(source: Any, settings: RetrainConfig, alone: bool = True) -> C
         parameters=settings.parameters,
         channel_axis=settings.channel_axis,
         gain=settings.gain,
+        compiled=settings.compile,
     )
 
 
@@ -74,6 +76,7 @@ def controls(settings: RetrainConfig, space: SearchSpace | None) -> list[Contest
         parameters=settings.parameters,
         channel_axis=settings.channel_axis,
         gain=settings.gain,
+        compiled=settings.compile,
     )
 
 
@@ -132,9 +135,10 @@ def retrain_all(
         ),
         directory=directory,
         trainer=config.trainer.options(),
+        execution=Execution(**config.trainer.execution()),
         report=report,
         jobs=settings.jobs,
-        context=_context(config),
+        context=_context(config, settings),
     )
     write(comparison, directory, f"{config.model.name} on {experiment.data.title}")
     say("")
@@ -142,8 +146,9 @@ def retrain_all(
     return comparison
 
 
-def _context(config: SearchConfig | TransferConfig) -> dict[str, Any]:
+def _context(config: SearchConfig | TransferConfig, settings: RetrainConfig) -> dict[str, Any]:
     """What decides the results, beside the functions and the budget: not where the data lies or how it is loaded."""
     whole = plain(config)
-    data = {key: value for key, value in whole["data"].items() if key not in ("root", "num_workers")}
-    return {"data": data, "model": whole["model"], "training": whole["training"]}
+    data = {key: value for key, value in whole["data"].items() if key not in ("root", "num_workers", "device")}
+    context = {"data": data, "model": whole["model"], "training": whole["training"]}
+    return {**context, "compile": True} if settings.compile else context

@@ -30,6 +30,12 @@ class SteppedSearch(BilevelSearch):
 
     levels: frozenset[Literal["weight", "alpha"]] = frozenset({"weight", "alpha"})
 
+    def begin(self) -> None:
+        """What a search does before its first step; the optimisers are there."""
+        self.deferred = self.device.type == "cuda"
+        self._make_gates()
+        self._begin_epoch()
+
     def _arch_step(self, *args: Any, **kwargs: Any) -> None:
         if "alpha" in self.levels:
             super()._arch_step(*args, **kwargs)
@@ -66,6 +72,7 @@ class Searching:
         self.search.trainer = trainer
         trainer.strategy.connect(self.search)
         trainer.strategy.setup_optimizers(trainer)
+        self.search.begin()
 
     def _step(self, *levels: Literal["weight", "alpha"]) -> None:
         self.search.levels = frozenset(levels)
@@ -117,6 +124,7 @@ def bare_training(activation: nn.Module, x: Tensor, g: Tensor) -> Step:
 def bare_searching(cell: MixedCell, x: Tensor, g: Tensor) -> Steps:
     """The same for a mixed cell, with the draw of its weights; an α step adds the gradients of α and parameters."""
     cell.to(x.device)
+    cell.evaluator.keeps_input = False  # as in a search
     site = cell.add_site("bare")
     upper = [*cell.alpha.values(), *cell.op_parameters.values()]
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from actsearch.ops.clip import Clip
 from actsearch.ops.graph import INPUT
@@ -201,10 +202,48 @@ class DenseEvaluator:
         """
         values = {INPUT: x}
         for inputs, names, terms, named, index in self._bundles:
-            flat = torch.cat([weights[name] for name in names])
-            padded = torch.cat([flat, flat.new_zeros(1, *flat.shape[1:])])
-            matrix = padded[index.to(flat.device)].to(x.dtype)
+            matrix = _matrix(names, index, weights).to(x.dtype)
             tensors = [*(values[i] for i in inputs), *(parameters[p] for p in named)]
             rows = _Mixture.apply(terms, len(names), len(inputs), matrix, *tensors)
             values.update(zip(names, rows, strict=True))
         return values[self._output]
+
+    def on_knots(self, x: Tensor, weights: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> Tensor:
+        """The same for few points x, float32 (1 or S, P) → (S, P), of S sites, in few tensor operations.
+
+        The terms of slots that read the same are weighted by one product of matrices, and computed again, together, in
+        the backward pass: kept until then, they would be half as large as the activations of a small network.
+        """
+        values = {INPUT: x}
+        for inputs, names, terms, named, index in self._bundles:
+            matrix = _matrix(names, index, weights).permute(2, 0, 1)
+            tensors = [*(values[i] for i in inputs), *(parameters[p] for p in named)]
+            rows = checkpoint(
+                _rows_on_knots,
+                terms,
+                len(inputs),
+                matrix,
+                *tensors,
+                use_reentrant=False,
+                preserve_rng_state=False,  # no operation draws anything
+            )
+            values.update(zip(names, rows.unbind(1), strict=True))
+        return values[self._output]
+
+
+def _rows_on_knots(terms: Sequence[_Term], n_inputs: int, matrix: Tensor, *tensors: Tensor) -> Tensor:
+    """Rows (S, rows, P) of a bundle from its `matrix` (S, rows, terms), inputs (1 or S, P) and parameters."""
+    inputs, parameters = tensors[:n_inputs], tensors[n_inputs:]
+    stacked = torch.stack([term(inputs, parameters).expand(inputs[0].shape) for term in terms]).transpose(0, 1)
+    if matrix.is_cuda:  # where float32 products may be computed in TF32
+        return (matrix.double() @ stacked.double()).float()
+    if len(stacked) == 1:  # the sites share the points
+        return (matrix.flatten(0, 1) @ stacked[0]).unflatten(0, matrix.shape[:2])
+    return matrix @ stacked
+
+
+def _matrix(names: Sequence[str], index: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+    """The weights of a bundle's terms in its rows, (rows, terms, …); 0 where a row lacks a term."""
+    flat = torch.cat([weights[name] for name in names])
+    padded = torch.cat([flat, flat.new_zeros(1, *flat.shape[1:])])
+    return padded[index.to(flat.device)]

@@ -12,18 +12,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from actsearch.cell.dense import DenseEvaluator
+from actsearch.cell.evaluator import Evaluator, EvaluatorName
 from actsearch.cell.relaxation import Relaxation, make_relaxation
-from actsearch.cell.table import POINTS, TableEvaluator
-from actsearch.errors import SettingsError, SpaceError, unknown_name
+from actsearch.errors import SettingsError, SpaceError
 from actsearch.genotype import Genotype
 from actsearch.ops.graph import evaluate
 from actsearch.ops.guard import HALF
 from actsearch.ops.spec import registry
 from actsearch.seeds import mix_seed
 from actsearch.space import SearchSpace
-
-EvaluatorName = Literal["auto", "table", "dense"]
 
 
 class _Masks(nn.Module):
@@ -68,19 +65,16 @@ class MixedCell(nn.Module):
     Args:
         space: a SearchSpace, or the name or path of one.
         relaxation: `dirichlet`, `gumbel` or `softmax`, or a Relaxation.
-        evaluator: `dense` computes every candidate at every element; `table` interpolates a table of the cell in
-            float32 between two calls of `resample`; `auto` takes the table where the sites of the last pass had
-            enough elements to pay for it. A cell without a clip, or with float64 inputs, is always dense: nothing
-            bounds the first beyond the table, and the second asks for more digits than it has.
+        evaluator: `table`, `dense` or `auto`, for passes after a call of `resample`; see Evaluator. Other passes are
+            dense.
         seed: of the start of α and op parameters and of every later draw. Draws are numbered (buffer `draws`), and
             draw k is a function of (seed, k) alone: a checkpoint resumes them exactly, and equal ranks draw alike.
         warm: id of the unary operation of the warm start.
 
-    State: `alpha.SLOT`, `mask.SLOT`, `op_parameters.SLOT/OP/NAME`, `draws`, `elements` (of the last pass).
+    State: `alpha.SLOT`, `mask.SLOT`, `op_parameters.SLOT/OP/NAME`, `draws`, and that of `evaluator`.
     """
 
     draws: Tensor
-    elements: Tensor
 
     def __init__(
         self,
@@ -94,11 +88,9 @@ class MixedCell(nn.Module):
         super().__init__()
         self.space = SearchSpace.load(space)
         self.relaxation = make_relaxation(relaxation)
-        if evaluator not in ("auto", "table", "dense"):
-            raise SettingsError(unknown_name("evaluator", evaluator, ("auto", "table", "dense")))
         if registry[warm].arity != 1:
             raise SettingsError(f"the warm start needs a unary operation; {warm!r} takes two inputs")
-        self.evaluator = evaluator
+        self.evaluator = Evaluator(self.space, evaluator)
         self.seed = seed
         self.warm = warm
         self.mode: Literal["mixed", "warm", "discrete"] = "mixed"
@@ -116,12 +108,7 @@ class MixedCell(nn.Module):
                     value = p.mean + p.std * torch.randn((), generator=generator)
                     self.op_parameters[f"{slot.name}/{op}/{p.name}"] = nn.Parameter(value)
         self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
-        # Part of the state, so that a resumed search takes the same evaluator for its first step.
-        self.register_buffer("elements", torch.zeros((), dtype=torch.int64))
         self._choice: dict[str, str] | None = None
-        self._weights: dict[str, Tensor] | None = None
-        self._tables: tuple[Tensor, Tensor] | None = None
-        self._n_elements = 0
         self._refresh()
         # As a hook it also runs when the cell is loaded as part of a larger module.
         self.register_load_state_dict_post_hook(_refresh_after_load)
@@ -136,22 +123,18 @@ class MixedCell(nn.Module):
     # -- evaluation ----------------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor, site: int = 0, sampled: bool | None = None) -> Tensor:
+        sampled = self.training if sampled is None else sampled
+        mixed = self.mode == "mixed" and not self.is_discrete
+        if mixed and sampled and self.evaluator.started:
+            return self.evaluator.at_site(x, site)
         if x.dtype in HALF:
             return self.forward(x.float(), site, sampled).to(x.dtype)
+        if mixed:
+            weights = {slot: w[0] for slot, w in self._draw(1, sampled).items()}
+            return self.evaluator.at_weights(x, weights, dict(self.op_parameters.items()))
         if self.mode == "warm":
             return registry[self.warm].function(x)
-        if self.mode == "discrete" or self.is_discrete:
-            return self._evaluate_choice(x, self._choice or self.choice())
-        parameters = dict(self.op_parameters.items())
-        sampled = self.training if sampled is None else sampled
-        if self._weights is None or not sampled:
-            return self._dense(x, {slot: w[0] for slot, w in self._draw(1, sampled).items()}, parameters)
-        self._n_elements += x.numel()
-        weights = {slot: w[site] for slot, w in self._weights.items()}
-        if self._tables is None or x.dtype != torch.float32:
-            return self._dense(x, weights, parameters)
-        a, b = self._tables
-        return self._table.lookup(x, a[site], b[site], weights, parameters)
+        return self._evaluate_choice(x, self._choice or self.choice())
 
     def _evaluate_choice(self, x: Tensor, ops: Mapping[str, str]) -> Tensor:
         return evaluate(
@@ -166,24 +149,12 @@ class MixedCell(nn.Module):
         """
         if repeat and self._n_draws:
             self._n_draws -= 1
-        self._weights = self._draw(max(len(self.site_names), 1), self.training)
-        if self._n_elements:
-            self.elements.fill_(self._n_elements)
-            self._last_elements, self._n_elements = self._n_elements, 0
-        self._tables = None
-        if self.mode == "mixed" and not self.is_discrete and self._table_pays():
-            with torch.autocast(self.draws.device.type, enabled=False):
-                self._tables = self._table.tables(self._weights, dict(self.op_parameters.items()))
+        weights = self._draw(max(len(self.site_names), 1), self.training)
+        self.evaluator.start(weights, dict(self.op_parameters.items()))
 
     def release(self) -> None:
         """Forget the drawn weights: from now on every call draws its own."""
-        self._weights = self._tables = None
-
-    def _table_pays(self) -> bool:
-        """A knot costs about as much as an element of the dense evaluator; half of the elements at least are saved."""
-        if self.evaluator == "dense" or self.space.clip.kind == "none":
-            return False
-        return self.evaluator == "table" or self._last_elements > 2 * POINTS * max(len(self.site_names), 1)
+        self.evaluator.stop()
 
     def _draw(self, n: int, sampled: bool) -> dict[str, Tensor]:
         device = self.draws.device
@@ -310,17 +281,9 @@ class MixedCell(nn.Module):
         self._is_discrete = all(len(left) == 1 for left in self._survivors.values())
         self._order = tuple(slot.name for slot in self.space.slots)
         self._inputs = {slot.name: slot.inputs for slot in self.space.slots}
-        self._dense = DenseEvaluator(self.space, self._survivors)
-        self._table = TableEvaluator(self._dense)
-        self._weights = self._tables = None
-        self._n_elements = 0
-        # Mirrors on the host of the buffers, so that a step does not wait for the device.
+        self.evaluator.refresh(self._survivors)
+        # Mirror on the host of the buffer, so that a step does not wait for the device.
         self._n_draws = int(self.draws)
-        self._last_elements = int(self.elements)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles, which cannot hold the graph of a draw."""
-        return {**self.__dict__, "_weights": None, "_tables": None}
 
     def extra_repr(self) -> str:
         return f"{self.space.name}, {self.n_survivors} candidates, {len(self.site_names)} sites, {self.mode}"

@@ -272,6 +272,8 @@ class Comparison:
             beside = f", with up to {most_jobs} retrainings at once" if most_jobs > 1 else ""
             devices = " and ".join(sorted({r.device for r in self.retrainings}))
             lines.append(f"Time: median training step without its data, on {devices}{beside}.")
+        if self.context.get("compile"):
+            lines.append("Functions with a genotype ran as fused kernels; classes of torch.nn are torch's own.")
         return lines
 
     def to_dict(self) -> dict[str, Any]:

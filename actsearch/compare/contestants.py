@@ -71,12 +71,13 @@ class _OfGenotype:
     genotype: Genotype
     parameters: Parameters
     channel_axis: int | None
+    compiled: bool = False
     shared: nn.Module | None = None
 
     def __call__(self, site: Site) -> nn.Module:
         if self.shared is not None:
             return self.shared
-        module = for_sites(self.genotype, self.parameters, self.channel_axis)(site)
+        module = for_sites(self.genotype, self.parameters, self.channel_axis, self.compiled)(site)
         if self.parameters == "network":
             self.shared = module
         return module
@@ -116,6 +117,7 @@ def of_genotype(
     parameters: Parameters = "frozen",
     channel_axis: int | None = None,
     gain: Gain = "none",
+    compiled: bool = False,
 ) -> Contestant:
     """A genotype as a contestant; see `contestant` for the options and the errors."""
     _check_gain(gain)
@@ -130,7 +132,8 @@ def of_genotype(
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
     scope = parameters if parameters != "channel" else f"channel (axis {channel_axis})"
     identity = f"{genotype.formula} | {clip.kind} clip {clip.limit:g} | parameters {scope} | gain {gain} | {digest}"
-    make = _OfGenotype(genotype, parameters, channel_axis)
+    identity += " | compiled" if compiled else ""
+    make = _OfGenotype(genotype, parameters, channel_axis, compiled)
     return Contestant(name, make, genotype.formula, genotype, kind, factor, identity)
 
 
@@ -142,6 +145,7 @@ def contestant(
     parameters: Parameters = "frozen",
     channel_axis: int | None = None,
     gain: Gain = "none",
+    compiled: bool = False,
 ) -> Contestant:
     """The activation that `source` means.
 
@@ -153,10 +157,11 @@ def contestant(
         parameters, channel_axis: who owns β and γ of a genotype; see `for_sites`. Classes of torch.nn keep their own.
         gain: `activation` multiplies the function by its gain, so that it preserves the second moment under N(0, 1);
             `weights` multiplies the initial weights by the gain over ReLU's √2 instead; `none` leaves both.
+        compiled: run a genotype by fused kernels; see Activation.
 
     Raises UnknownNameError with near matches, GenotypeError, or SettingsError.
     """
-    options: Any = {"parameters": parameters, "channel_axis": channel_axis, "gain": gain}
+    options: Any = {"parameters": parameters, "channel_axis": channel_axis, "gain": gain, "compiled": compiled}
     if isinstance(source, Genotype):
         return of_genotype(source, name or DISCOVERED, kind or "discovered", **options)
     text = str(source)
@@ -184,13 +189,14 @@ def standard_contestants(
     parameters: Parameters = "frozen",
     channel_axis: int | None = None,
     gain: Gain = "none",
+    compiled: bool = False,
 ) -> list[Contestant]:
     """The controls: what `names` mean to `contestant`, and `random` functions of `space`, drawn by `seed`.
 
     A random function that no gain can rescale, such as a constant 0, is passed over where one is asked for.
     Raises what `contestant` raises, and SettingsError if there is no space to draw from, or none of its functions fits.
     """
-    options: Any = {"parameters": parameters, "channel_axis": channel_axis, "gain": gain}
+    options: Any = {"parameters": parameters, "channel_axis": channel_axis, "gain": gain, "compiled": compiled}
     controls = [contestant(name, **options) for name in names]
     # A file among the controls is one, whoever found it.
     controls = [dataclasses.replace(c, kind="control") if c.kind == DISCOVERED else c for c in controls]

@@ -22,7 +22,9 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from actsearch.compare.batches import SeededBatches, SeededSteps
 from actsearch.compare.contestants import Contestant
 from actsearch.compare.cost import StepClock
+from actsearch.data.placement import PlaceData
 from actsearch.errors import SettingsError, TaskError, unknown_name
+from actsearch.execution import Execution
 from actsearch.models import scale_weights
 from actsearch.seeds import seed_all
 from actsearch.swap import swap
@@ -106,6 +108,9 @@ class Retrainer:
         trainer: further arguments of the Trainer.
         curve: what to record of every epoch: nothing, what the task logs in training, or also its validation step on
             the test set, as `test_…` (the task must then choose nothing by its validation).
+        execution: how the network is run.
+
+    Raises SettingsError if it cannot be run so.
     """
 
     build_task: Callable[[], pl.LightningModule]
@@ -113,8 +118,10 @@ class Retrainer:
     budget: Budget
     trainer: Mapping[str, Any] = field(default_factory=dict)
     curve: Curve = "train"
+    execution: Execution = field(default_factory=Execution)
 
     def __post_init__(self) -> None:
+        self.execution.check(str(self.trainer.get("accelerator", "auto")), self.budget.accumulate)
         if self.curve not in get_args(Curve):
             raise SettingsError(unknown_name("curve", str(self.curve), get_args(Curve)))
 
@@ -131,6 +138,12 @@ class Retrainer:
         Raises TaskError for a task that cannot be trained so; a loss that is not finite is a result, not an error.
         """
         task, added = self._task(contestant, seed)
+        with self.execution.applied(task):
+            return self._train(task, added, contestant.name, seed, device, jobs)
+
+    def _train(
+        self, task: pl.LightningModule, added: int, name: str, seed: int, device: int | None, jobs: int
+    ) -> Retraining:
         seed_all(seed, 1)
         clock, curve = StepClock(), _Curve(self.curve)
         own = list(self.trainer.get("callbacks") or [])
@@ -145,7 +158,7 @@ class Retrainer:
                 **{k: v for k, v in self.trainer.items() if k not in PLACE or k == "accelerator"},
                 **self.budget.trainer(),
                 "devices": 1 if device is None else [device],
-                "callbacks": [*own, curve, SeededSteps(seed), clock],
+                "callbacks": [*own, PlaceData(self.datamodule), curve, SeededSteps(seed), clock],
             }
         )
         loader = SeededBatches(self.datamodule.train_dataloader(), seed, lambda: trainer.current_epoch)
@@ -159,7 +172,7 @@ class Retrainer:
             warnings.filterwarnings("ignore", message=".*have no `val_dataloader`.*")
             trainer.fit(task, train_dataloaders=loader, val_dataloaders=validation)
         result = Retraining(
-            contestant.name,
+            name,
             seed,
             failure=curve.failure or _not_finite(task),
             curve=curve.values,
@@ -269,7 +282,9 @@ def _settle(task: pl.LightningModule, loader: Iterable[Any]) -> None:
         object.__setattr__(trial, name, lambda *args, **kwargs: None)
     try:
         with torch.no_grad():
-            trial.training_step(next(iter(loader)), 0)
+            # After an earlier retraining the data may lie on its device.
+            batch = trial.transfer_batch_to_device(next(iter(loader)), torch.device("cpu"), 0)
+            trial.training_step(batch, 0)
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise TaskError(

@@ -21,6 +21,7 @@ from actsearch.compare.parallel import run_parallel
 from actsearch.compare.records import Records
 from actsearch.compare.retrain import PLACE, Budget, Curve, Retrainer, Retraining
 from actsearch.errors import SettingsError, TaskError, UnknownNameError
+from actsearch.execution import Execution
 from actsearch.genotype import Genotype
 
 
@@ -33,6 +34,7 @@ def compare(
     budget: Budget,
     directory: Path | str,
     trainer: Mapping[str, Any] | None = None,
+    execution: Execution | None = None,
     report: Callable[[Retraining], None] | None = None,
     metric: str | None = None,
     higher_is_better: bool | None = None,
@@ -56,6 +58,7 @@ def compare(
         directory: for the results.
         trainer: further arguments of the Trainer. A retraining runs on one device; `devices` is how many of them the
             jobs are shared out among, `strategy` and `num_nodes` are not used.
+        execution: how the network is run, such as Execution(channels_last=True).
         report: told every Retraining as it comes, also those read from disk.
         metric: what `test_step` logs; default: `test_acc` if it is there, else `test_loss`.
         higher_is_better: default: for names that end in `acc`.
@@ -74,12 +77,14 @@ def compare(
     _check(contestants, seeds, jobs)
     references = _references(contestants, reference)
     options = dict(trainer or {})
-    retrainer = Retrainer(build_task, datamodule, budget, options, curve)
+    execution = execution or Execution()
+    retrainer = Retrainer(build_task, datamodule, budget, options, curve, execution)
     common = {
         "budget": dataclasses.asdict(budget),
         # Callbacks and loggers are no plain data, and decide nothing that is compared.
         "trainer": {k: v for k, v in options.items() if k not in PLACE and isinstance(v, str | int | float)},
         "context": context or {},
+        **({"execution": dataclasses.asdict(execution)} if execution != Execution() else {}),
     }
     records = Records(directory, common, contestants)
     wanted = [(contestant, seed) for seed in seeds for contestant in contestants]

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from actsearch.data.batch import collate
 from actsearch.data.source import default_root
 from actsearch.errors import SettingsError
 
@@ -74,8 +75,13 @@ class HeldData(pl.LightningDataModule):
         _ = self._loaded
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the data, once."""
+        """Read the data, once, and put it where the Trainer trains if this module was given to one."""
         _ = self._loaded
+        if self.trainer is not None:
+            self.place(self.trainer.strategy.root_device)
+
+    def place(self, device: torch.device) -> None:
+        """Told which device trains, for data that may be kept there. Here it stays in host memory."""
 
     def train_dataloader(self) -> DataLoader:
         return self.loader(self.train_set, shuffle=True)
@@ -90,6 +96,8 @@ class HeldData(pl.LightningDataModule):
             batch_size=self.batch_size,
             shuffle=shuffle,
             num_workers=self.num_workers,
+            collate_fn=collate,
             persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            # Without workers `collate` pins, because it knows what is on the device already.
+            pin_memory=torch.cuda.is_available() and self.num_workers > 0,
         )

@@ -14,6 +14,7 @@ import torch
 from actsearch.data.augment import NO_AUGMENT, Augment
 from actsearch.data.held import HeldData
 from actsearch.data.imageset import ImageSet, statistics
+from actsearch.data.placement import check_place, find_place
 from actsearch.data.registry import IMAGES, check, read
 from actsearch.data.source import Source, Split
 from actsearch.data.split import stratified
@@ -38,7 +39,10 @@ class ImageData(HeldData):
         the environment's ACTSEARCH_DATA, else ~/.cache/actsearch/data. What is missing there is downloaded.
     augment: None, what is standard for the set; False, none; True or "standard", what is standard or, for a set
         without, crops with an eighth of the side as padding; "trivial", TrivialAugmentWide (for bytes from 0 to 255)
-        before that, which takes 0.2 to 0.6 ms an image and so may want workers.
+        before that.
+    device: where images are kept as bytes and augmented. "auto": on the CUDA device that trains, if they take at most a
+        quarter of its free memory, and without workers; else in host memory. "cpu", "cuda", "cuda:1", …: there. Batches
+        of this module's loaders then arrive on that device, with the same images.
     limit_train, limit_test: use only that many images, each class in proportion, chosen by `seed`.
     options: of the set itself, such as `image_size` of "folder", or `split_seed` of the sets that have no test part.
 
@@ -60,6 +64,7 @@ class ImageData(HeldData):
         limit_train: int | None = None,
         limit_test: int | None = None,
         seed: int = 0,
+        device: str = "auto",
         **options: Any,
     ) -> None:
         super().__init__(name, root, batch_size, num_workers, limit_train, limit_test, seed, options)
@@ -67,6 +72,9 @@ class ImageData(HeldData):
         if isinstance(augment, str) and augment not in AUGMENTS:
             raise SettingsError(unknown_name("value of augment", augment, AUGMENTS))
         self.augment = augment
+        self.device = check_place(device)
+        if device.startswith("cuda") and num_workers:
+            raise SettingsError(f"images on {device} are augmented there, not by workers: set num_workers to 0")
 
     @property
     def num_classes(self) -> int:
@@ -99,6 +107,15 @@ class ImageData(HeldData):
     def train_targets(self) -> np.ndarray:
         """The labels of `train_set` as integers (N,)."""
         return self.train_set.targets
+
+    def place(self, device: torch.device) -> None:
+        """Keep the images where they belong if `device` trains. Raises SettingsError for a device that is not there."""
+        train, test = self._loaded.train, self._loaded.test
+        if self.device == "auto" and (self.num_workers or train.device == device):  # as before, whatever is free now
+            return
+        place = find_place(self.device, device, train.images.nbytes + test.images.nbytes)
+        train.keep_on(place, others=[self._loaded.eval_train])
+        test.keep_on(place)
 
     @cached_property
     def _loaded(self) -> _Loaded:

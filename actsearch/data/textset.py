@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from actsearch.data.batch import Batch
 
 
 class TextSet(Dataset):
@@ -31,9 +34,12 @@ class TextSet(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return self.__getitems__([index])[0]
 
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-        windows = self.tokens[self.starts[torch.as_tensor(indices), None] + self._offsets].long()
-        return list(zip(windows[:, :-1].unbind(), windows[:, 1:].unbind(), strict=True))
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        return Batch(partial(self._make, torch.as_tensor(indices)))
+
+    def _make(self, indices: Tensor, placed: bool) -> list[Tensor]:
+        windows = self.tokens[self.starts[indices, None] + self._offsets].long()
+        return [windows[:, :-1].contiguous(), windows[:, 1:].contiguous()]
 
 
 def window_starts(n_tokens: int, context: int) -> Tensor:

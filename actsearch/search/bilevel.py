@@ -10,8 +10,9 @@ so neither level can leave anything in the other's `.grad`.
 from __future__ import annotations
 
 import inspect
+import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -24,12 +25,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from actsearch.cell.mixed import MixedCell
-from actsearch.errors import NonFiniteError, SettingsError, TaskError
+from actsearch.errors import EvaluatorError, NonFiniteError, SettingsError, TaskError
+from actsearch.search.gate import Gate
+from actsearch.search.late import LateReadings
 from actsearch.search.monitor import Observer, Snapshot, locate_non_finite, recorded_inputs, snapshot_cell
-from actsearch.search.optimizers import all_reduce_mean, one_optimizer
+from actsearch.search.optimizers import all_agree, all_reduce_mean, one_optimizer
 from actsearch.search.schedule import drop_times
 from actsearch.search.settings import SearchSettings
-from actsearch.search.statistics import batch_statistics, frozen_statistics
+from actsearch.search.statistics import batch_statistics, frozen_statistics, statistics_layers
 from actsearch.seeds import seed_all
 
 Parameters = Sequence[nn.Parameter]
@@ -43,6 +46,12 @@ class BilevelSearch(pl.LightningModule):
 
     Three disjoint groups of parameters: the task's weights (by the task's own optimiser and schedulers), α (Adam), and
     the parameters of operations (Adam without weight decay, at either level).
+
+    A step whose loss or gradient is not finite in any process changes neither parameters nor the state of optimisers,
+    is counted (`skipped`), and too many end the search. A CPU decides on the host. On CUDA nothing is waited for
+    (`deferred`): the device decides, by a Gate, and the host learns of it some steps later. Two things are then told
+    apart by that delay only: where the NaN came up is looked for with the weights of a later step, and schedulers by
+    step, which a skipped step holds up on a CPU, go on.
 
     Args:
         task: the wrapped module; its sites hold cells without registering them.
@@ -75,6 +84,8 @@ class BilevelSearch(pl.LightningModule):
         self.op_parameters: list[nn.Parameter] = [p for cell in cells.values() for p in cell.op_parameters.values()]
         self.weights: list[nn.Parameter] = [p for p in task.parameters() if p.requires_grad]
         self._check_disjoint()
+        for cell in cells.values():
+            cell.evaluator.keeps_input = False  # see _with_inputs
         self._drops: list[tuple[int, ...]] = [() for _ in cells]
         # Counters live in buffers: they are part of every checkpoint.
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
@@ -83,6 +94,11 @@ class BilevelSearch(pl.LightningModule):
         self._n_steps = 0
         self._pending_gradients: dict[str, Tensor] = {}
         self._sums: dict[str, list[Any]] = {}
+        # None: on CUDA. To be set before the fit.
+        self.deferred: bool | None = None
+        self._late = LateReadings()
+        self._usable: dict[str, Tensor] = {}
+        self._settled_at: tuple[tuple[int, ...], bool] | None = None
         self._takes_index = len(inspect.signature(task.training_step).parameters) > 1
         self._seconds = 0.0
 
@@ -127,22 +143,30 @@ class BilevelSearch(pl.LightningModule):
             zip(self._optimizer_names, optimizers if isinstance(optimizers, list) else [optimizers], strict=True)
         )
 
-    def _apply_gradients(self, level: str, parameters: Parameters, optimizers: Sequence[Any]) -> bool:
-        """Reduce, check, clip and apply the accumulated gradients; False if they were not finite and were dropped."""
+    def _make_gates(self) -> None:
+        """The optimisers of either level, each behind a gate, now that their state is loaded."""
+        gates = {name: Gate(optimizer) for name, optimizer in self._named_optimizers().items()}
+        names = ["alpha", "op_parameters"] if self.settings.op_parameters == "alpha" else ["alpha"]
+        self._upper = [gate for name, gate in gates.items() if name in names]
+        self._lower = [gate for name, gate in gates.items() if name not in names]
+
+    def _apply_gradients(self, level: str, parameters: Parameters, gates: Sequence[Gate]) -> Tensor:
+        """Reduce, check, clip and apply the accumulated gradients if they are finite; whether they are (0-d, bool)."""
         s = self.settings
         with_gradient = [p for p in parameters if p.grad is not None]
-        for p in with_gradient:
-            assert p.grad is not None
-            p.grad /= s.accumulate
-        all_reduce_mean([p.grad for p in with_gradient if p.grad is not None])
-        norm = torch.nn.utils.get_total_norm([p.grad for p in with_gradient if p.grad is not None])
-        finite = bool(norm.isfinite())
-        if finite:
-            greatest = s.weight_clip if level == "weights" else s.alpha_clip
+        gradients = [p.grad for p in with_gradient if p.grad is not None]
+        if s.accumulate > 1:
+            for gradient in gradients:
+                gradient /= s.accumulate
+        all_reduce_mean(gradients)
+        norm = torch.nn.utils.get_total_norm(gradients)
+        finite = norm.isfinite()
+        if self.deferred or bool(finite):
+            greatest = s.weight_clip if level == "train" else s.alpha_clip
             if greatest is not None:
                 torch.nn.utils.clip_grads_with_norm_(with_gradient, greatest, norm)
-            for optimizer in optimizers:
-                optimizer.step()
+            for gate in gates:
+                gate.step(finite & self._usable[level] if self.deferred else None)
         for p in parameters:
             p.grad = None
         return finite
@@ -153,16 +177,13 @@ class BilevelSearch(pl.LightningModule):
         """One α step and one weight step on `batch["arch"]` and `batch["weights"]`; with accumulation, part of each."""
         s = self.settings
         started = time.perf_counter()
+        self._read_late(self._n_steps)
         seed_all(s.seed, self.current_epoch, batch_idx)
-        optimizers = self._named_optimizers()
-        with_alpha = s.op_parameters == "alpha"
-        upper = [o for name, o in optimizers.items() if name == "alpha" or (name == "op_parameters" and with_alpha)]
-        lower = [o for o in optimizers.values() if o not in upper]
         full = (self._n_steps + 1) % s.accumulate == 0
         if self._weight_steps % s.arch_every == 0 and not self._settled:
-            self._arch_step(batch["arch"], batch["weights"], batch_idx, upper, full)
-        if lower:
-            self._weight_step(batch["weights"], batch_idx, lower, full)
+            self._arch_step(batch["arch"], batch["weights"], batch_idx, full)
+        if self._lower:
+            self._weight_step(batch["weights"], batch_idx, full)
         self._n_steps += 1
         self.steps.fill_(self._n_steps)
         if s.shrink and s.shrink_unit == "step":
@@ -177,10 +198,14 @@ class BilevelSearch(pl.LightningModule):
     @property
     def _settled(self) -> bool:
         """Whether nothing is left for α steps: every slot is decided, and by an operation without parameters of α's."""
-        with_alpha = self.settings.op_parameters == "alpha"
-        return all(
-            cell.is_discrete and not (with_alpha and cell.genotype().tree.has_parameters) for cell in self._cells()
-        )
+        survivors = tuple(cell.n_survivors for cell in self._cells())
+        if self._settled_at is None or self._settled_at[0] != survivors:
+            with_alpha = self.settings.op_parameters == "alpha"
+            settled = all(
+                cell.is_discrete and not (with_alpha and cell.genotype().tree.has_parameters) for cell in self._cells()
+            )
+            self._settled_at = survivors, settled
+        return self._settled_at[1]
 
     @property
     def accumulate(self) -> int:
@@ -197,28 +222,60 @@ class BilevelSearch(pl.LightningModule):
         """What weight steps train."""
         return self.weights + (self.op_parameters if self.settings.op_parameters == "weights" else [])
 
-    def _arch_step(self, batch: Any, train_batch: Any, index: int, optimizers: Sequence[Any], full: bool) -> None:
+    def _arch_step(self, batch: Any, train_batch: Any, index: int, full: bool) -> None:
         parameters = self.upper_parameters
         self._set_mode("mixed")
         self._resample()
-        with frozen_statistics(self.task):
-            if self.settings.order == 1:
-                loss = self._loss(batch, index, "arch")
-                gradients: Sequence[Tensor | None] = self._gradients(loss + self._anchor(), parameters)
-            else:
-                loss, gradients = self._unrolled_gradients(batch, train_batch, index, parameters)
-            self._accumulate("arch", loss, gradients, parameters, optimizers, full, batch, index)
 
-    def _weight_step(self, batch: Any, index: int, optimizers: Sequence[Any], full: bool) -> None:
+        def first_order() -> tuple[Tensor, Sequence[Tensor | None]]:
+            # Without this the graph reaches back to the first layer, and each keeps what its own gradient needs.
+            with _constant(self.lower_parameters):
+                loss = self._loss(batch, index, "arch")
+                return loss, self._arch_gradients(loss + self._anchor(), parameters)
+
+        def second_order() -> tuple[Tensor, Sequence[Tensor | None]]:
+            return self._unrolled_gradients(batch, train_batch, index, parameters)
+
+        with frozen_statistics(self._statistics_layers):
+            loss, gradients = self._with_inputs(first_order if self.settings.order == 1 else second_order)
+            self._accumulate("arch", loss, gradients, parameters, self._upper, full, batch, index)
+
+    def _arch_gradients(self, loss: Tensor, parameters: Parameters) -> Sequence[Tensor | None]:
+        if not loss.requires_grad and all(cell.is_discrete for cell in self._cells()):
+            return [None] * len(parameters)  # parameters are left to train only in cells that this batch did not reach
+        return self._gradients(loss, parameters)
+
+    def _weight_step(self, batch: Any, index: int, full: bool) -> None:
         parameters = self.lower_parameters
         self._set_mode("warm" if self._warming else "mixed")
-        with _constant(set(self.upper_parameters)):
-            self._resample()
+
+        def first_order() -> tuple[Tensor, Sequence[Tensor | None]]:
             loss = self._loss(batch, index, "train")
-            gradients = self._gradients(loss, parameters)
-        applied = self._accumulate("train", loss, gradients, parameters, optimizers, full, batch, index)
+            return loss, self._gradients(loss, parameters)
+
+        with _constant(self.upper_parameters):
+            self._resample()
+            loss, gradients = self._with_inputs(first_order)
+        applied = self._accumulate("train", loss, gradients, parameters, self._lower, full, batch, index)
         if applied:
             self._step_schedulers("step")
+
+    def _with_inputs(
+        self, compute: Callable[[], tuple[Tensor, Sequence[Tensor | None]]]
+    ) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """Loss and gradients by `compute`, where tables do without their inputs until a second derivative is asked for.
+
+        Then they keep them from now on, and this step is computed once more.
+        """
+        logged = {name: list(entry) for name, entry in self._sums.items()}
+        try:
+            return compute()
+        except EvaluatorError:
+            self._sums = logged
+            for cell in self._cells():
+                cell.evaluator.keeps_input = True
+            self._resample(repeat=True)
+            return compute()
 
     def _gradients(self, loss: Tensor, parameters: Parameters) -> tuple[Tensor | None, ...]:
         if not loss.requires_grad:
@@ -231,24 +288,42 @@ class BilevelSearch(pl.LightningModule):
         loss: Tensor,
         gradients: Sequence[Tensor | None],
         parameters: Parameters,
-        optimizers: Sequence[Any],
+        gates: Sequence[Gate],
         full: bool,
         batch: Any,
         index: int,
     ) -> bool:
-        """Add the gradients to those of the step, and apply them when it is `full`; whether an optimiser stepped."""
-        if not bool(loss.isfinite()):
-            self._skip(level, f"the loss is {float(loss.detach())}", batch, index)
+        """Add the gradients to those of the step, and apply them when it is `full`.
+
+        Returns whether an optimiser stepped; where only the device knows, whether one was to.
+        """
+        loss = loss.detach()
+        finite = all_agree(loss.isfinite())
+        if self.deferred:
+            self._usable[level] = finite | self._usable.get(level, finite)
+            self._add(f"loss/{level}", loss.where(finite, 0.0), finite)
+            if self.settings.accumulate > 1:
+                gradients = [g if g is None else g.where(finite, 0.0) for g in gradients]
+        elif bool(finite):
+            self._add(f"loss/{level}", loss)
         else:
-            self._add(f"loss/{level}", loss.detach())
-            for p, g in zip(parameters, gradients, strict=True):
-                if g is not None:
-                    p.grad = g.detach().to(p.dtype) if p.grad is None else p.grad + g
-        if not full or all(p.grad is None for p in parameters):
+            self._skip(level, _why(float(loss)), batch, index)
+            gradients = [None] * len(gradients)
+        for p, g in zip(parameters, gradients, strict=True):
+            if g is not None:
+                p.grad = g.detach().to(p.dtype) if p.grad is None else p.grad + g
+        applied = full and any(p.grad is not None for p in parameters)
+        whole = self._apply_gradients(level, parameters, gates) if applied else torch.ones_like(finite)
+        if self.deferred:
+            usable = self._usable.pop(level) if full else self._usable[level]
+            lost = usable & ~whole
+            self.skipped += ~finite
+            self.skipped += lost
+            values = torch.stack([v.double() for v in (loss, finite, lost, self.skipped)])
+            self._late.add(self._n_steps, (level, self._n_steps, batch, index), values)
+        elif not bool(whole):
+            self._skip(level, _NO_GRADIENT, batch, index)
             return False
-        applied = self._apply_gradients("weights" if level == "train" else "arch", parameters, optimizers)
-        if not applied:
-            self._skip(level, "its gradient is not finite", batch, index)
         return applied
 
     def _unrolled_gradients(
@@ -263,7 +338,7 @@ class BilevelSearch(pl.LightningModule):
         weights = self.weights
         kept = [w.detach().clone() for w in weights]
 
-        def put(shift: Sequence[Tensor | None], scale: float) -> None:
+        def put(shift: Sequence[Tensor | None], scale: float | Tensor) -> None:
             with torch.no_grad():
                 for w, original, d in zip(weights, kept, shift, strict=True):
                     w.copy_(original if d is None else original + scale * d)
@@ -282,7 +357,7 @@ class BilevelSearch(pl.LightningModule):
             both = self._gradients(loss + self._anchor(), [*parameters, *weights])
             direct, v = both[: len(parameters)], both[len(parameters) :]
             norm = torch.nn.utils.get_total_norm([d for d in v if d is not None])
-            epsilon = 0.01 / max(float(norm), 1e-12)
+            epsilon = 0.01 / (norm.clamp(min=1e-12) if self.deferred else max(float(norm), 1e-12))
             put(v, epsilon)
             self._resample(repeat=True)
             above = self._gradients(train_loss(), parameters)
@@ -296,7 +371,8 @@ class BilevelSearch(pl.LightningModule):
             (z if a is None else a) - (z if b is None else b) for a, b, z in zip(above, below, zero, strict=True)
         ]
         gradients = [
-            (z if d is None else d) - xi * h / (2 * epsilon) for d, h, z in zip(direct, implicit, zero, strict=True)
+            ((z if d is None else d) - xi * h / (2 * epsilon)).to(z.dtype)
+            for d, h, z in zip(direct, implicit, zero, strict=True)
         ]
         return loss, list(gradients)
 
@@ -350,16 +426,27 @@ class BilevelSearch(pl.LightningModule):
         return "search" if all(cell.n_survivors == cell.space.n_candidates for cell in cells) else "shrinking"
 
     def _skip(self, level: str, what: str, batch: Any, index: int) -> None:
-        """Count a step that is not taken, and stop the search when there were too many."""
+        """Count a step that is not taken, and tell."""
         self.skipped += 1
+        self._tell_skipped(int(self.skipped), level, self._n_steps, what, batch, index)
+
+    def _tell_skipped(self, count: int, level: str, step: int, what: str, batch: Any, index: int) -> None:
+        """Say what was not finite, and where; stop the search when `count` of such steps are too many."""
         where = locate_non_finite(self.task, lambda: self._loss(batch, index, None))
-        message = f"{level} step {self._n_steps}: {what}; {where}"
-        if int(self.skipped) > self.settings.max_skipped:
+        message = f"{level} step {step}: {what}; {where}"
+        if count > self.settings.max_skipped:
             raise NonFiniteError(
-                f"stopped after {int(self.skipped)} steps that were not finite (max_skipped); {message}; lower the "
+                f"stopped after {count} steps that were not finite (max_skipped); {message}; lower the "
                 "learning rate, or look at the data"
             )
         pl.utilities.rank_zero_info(f"skipped a step: {message}")
+
+    def _read_late(self, step: int | None) -> None:
+        """Tell of the skipped steps that the host can know of at `step`; without it, of all."""
+        for (level, n, batch, index), (loss, finite, lost, count) in self._late.due(step):
+            for what in [_why(loss)] * (not finite) + [_NO_GRADIENT] * bool(lost):
+                with frozen_statistics(self._statistics_layers):
+                    self._tell_skipped(int(count), level, n, what, batch, index)
 
     # -- an epoch --------------------------------------------------------------------------------------------------
 
@@ -368,6 +455,10 @@ class BilevelSearch(pl.LightningModule):
             raise SettingsError("float16 needs loss scaling, which two levels do not share; use precision bf16-mixed")
 
     def on_train_start(self) -> None:
+        if self.deferred is None:
+            self.deferred = self.device.type == "cuda"
+        self._make_gates()
+        self._begin_epoch()  # a search that is resumed within an epoch is not told that it starts
         self._n_steps = int(self.steps)
         s = self.settings
         batches = int(self.trainer.num_training_batches) * s.epochs
@@ -381,18 +472,24 @@ class BilevelSearch(pl.LightningModule):
         for name, parameter in self.named_parameters():
             if name in self._pending_gradients:
                 parameter.grad = self._pending_gradients.pop(name).to(parameter.device)
+        self._usable = {level: flag.to(self.device) for level, flag in self._usable.items()}
 
     def on_train_epoch_start(self) -> None:
         seed_all(self.settings.seed, self.current_epoch)
+        self._forward_hook("on_train_epoch_start")
+        self._begin_epoch()
+
+    def _begin_epoch(self) -> None:
         for cell in self._cells():
             cell.relaxation.at_epoch(self.current_epoch, self.settings.epochs)
-        self._forward_hook("on_train_epoch_start")
+        self._statistics_layers = statistics_layers(self.task)
 
     def on_train_epoch_end(self) -> None:
         """Shrink, measure the discretised cell, tell the observers."""
         epoch = self.current_epoch + 1
         if int(self.epochs_done) >= epoch:  # resumed from a checkpoint written after this was done
             return
+        self._read_late(None)
         self._forward_hook("on_train_epoch_end")
         if self.settings.shrink_unit == "epoch":
             self._shrink(epoch)
@@ -460,7 +557,7 @@ class BilevelSearch(pl.LightningModule):
             name: [pre_activations[s] for s in cell.site_names if s in pre_activations]
             for name, cell in zip(self.cells, self._cells(), strict=True)
         }
-        averages = {name: float(total / max(n, 1)) for name, (total, n) in self._sums.items()}
+        averages = {name: float(total / n) for name, (total, n) in self._sums.items() if n}
         return Snapshot(
             epoch=epoch,
             epochs=self.settings.epochs,
@@ -536,18 +633,19 @@ class BilevelSearch(pl.LightningModule):
         finally:
             del self.task.__dict__["log"], self.task.__dict__["log_dict"]
 
-    def _add(self, name: str, value: Tensor) -> None:
+    def _add(self, name: str, value: Tensor, count: int | Tensor = 1) -> None:
         entry = self._sums.setdefault(name, [0.0, 0])
         entry[0] = entry[0] + value
-        entry[1] += 1
+        entry[1] = entry[1] + count
 
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["actsearch"] = {
             "gradients": {n: p.grad.cpu() for n, p in self.named_parameters() if p.grad is not None},
-            "sums": {name: [float(total), n] for name, (total, n) in self._sums.items()},
+            "sums": {name: [float(total), int(n)] for name, (total, n) in self._sums.items()},
             "seconds": self._seconds,
+            "usable": {level: flag.cpu() for level, flag in self._usable.items()},
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -555,17 +653,27 @@ class BilevelSearch(pl.LightningModule):
         self._pending_gradients = dict(state["gradients"])
         self._sums = {name: list(entry) for name, entry in state["sums"].items()}
         self._seconds = float(state["seconds"])
+        self._usable = dict(state.get("usable", {}))
+
+
+_NO_GRADIENT = "its gradient is not finite"
+
+
+def _why(loss: float) -> str:
+    """In words, why a step with this loss is skipped."""
+    return "the loss of another process is not finite" if math.isfinite(loss) else f"the loss is {loss}"
 
 
 @contextmanager
-def _constant(parameters: set[nn.Parameter]) -> Iterator[None]:
+def _constant(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     """Within it, the parameters need no gradient, so nothing is kept or computed for them."""
-    for p in parameters:
+    trained = [p for p in parameters if p.requires_grad]
+    for p in trained:
         p.requires_grad_(False)
     try:
         yield
     finally:
-        for p in parameters:
+        for p in trained:
             p.requires_grad_(True)
 
 

@@ -13,6 +13,7 @@ from torch.utils.data import (
     IterableDataset,
     RandomSampler,
     SequentialSampler,
+    default_collate,
 )
 
 from actsearch.errors import TaskError
@@ -23,20 +24,39 @@ _STREAM = {"weights": 0, "arch": 1}
 
 
 class _Seeded(Dataset[Any]):
-    """A dataset whose random augmentation depends on the batch's place in the epoch alone, in any process.
+    """A dataset whose random augmentation depends on the batch's seed and place alone, in any process.
 
-    It is asked for [place, *positions].
+    It is asked for [seed, place, *positions].
     """
 
-    def __init__(self, dataset: Any, seed: int) -> None:
-        self._dataset, self._seed = dataset, seed
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
 
     def __getitems__(self, keyed: list[int]) -> Any:
-        place, *indices = keyed
-        seed_all(self._seed, place)
+        seed, place, *indices = keyed
+        seed_all(seed, place)
         if hasattr(self._dataset, "__getitems__"):
             return self._dataset.__getitems__(indices)
         return [self._dataset[i] for i in indices]
+
+
+class _Order:
+    """What the loader's batches are to be; set before each iteration, so that one loader and its workers serve all."""
+
+    def __init__(self) -> None:
+        self.keyed: list[list[int]] = []
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.keyed)
+
+    def __len__(self) -> int:
+        return len(self.keyed)
+
+
+def _collate(examples: Any) -> Any:
+    """torch's default collation, of which a dataset that makes whole batches may have the outcome already."""
+    stacked = getattr(examples, "stacked", None)
+    return default_collate(examples) if stacked is None else stacked()
 
 
 class PairLoader:
@@ -44,6 +64,8 @@ class PairLoader:
 
     α's part is gone through as often as it takes, in a new order each time. The order of both depends on (`seed`,
     epoch, round) alone, so an epoch can be repeated, and can be resumed at a batch: `state_dict` holds the position.
+    Both halves come through one loader with the template's workers, which go on from epoch to epoch if it says
+    `persistent_workers`.
 
     Args:
         template: the user's DataLoader, from which batch size, collation and workers are taken.
@@ -76,6 +98,8 @@ class PairLoader:
         self._limit = limit
         self._position = 0
         self._skip = 0
+        self._batches = _Order()
+        self._loader: DataLoader[Any] | None = None
         if len(self._order("weights", 0, 0)) == 0 or len(self._order("arch", 0, 0)) == 0:
             raise TaskError(
                 f"too few training examples ({len(weights)} for weights, {len(arch)} for α) for batches of "
@@ -103,33 +127,45 @@ class PairLoader:
         epoch = self._epoch()
         start, self._skip = self._skip, 0
         self._position = start
-        orders = self._order("weights", epoch, 0)[: self._limit]
+        weights = self._order("weights", epoch, 0)[: self._limit]
         arch: list[list[int]] = []
         turn = 0
-        while len(arch) < len(orders):
+        while len(arch) < len(weights):
             arch += self._order("arch", epoch, turn)
             turn += 1
-        pairs = zip(
-            self._batches(orders, start, epoch, 0), self._batches(arch[: len(orders)], start, epoch, 1), strict=True
-        )
-        for weights, alpha in pairs:
+        self._batches.keyed = [
+            [mix_seed(self._seed, epoch, part), place, *half]
+            for place, pair in enumerate(zip(weights, arch, strict=False))
+            for part, half in enumerate(pair)
+        ][2 * start :]
+        stream = self._stream(epoch)
+        for half in stream:
+            pair = {"weights": half, "arch": next(stream)}
             self._position += 1
-            yield {"weights": weights, "arch": alpha}
+            yield pair
         self._position = 0
 
-    def _batches(self, order: list[list[int]], start: int, epoch: int, part: int) -> DataLoader[Any]:
+    def _stream(self, epoch: int) -> Iterator[Any]:
+        """The batches, weights' and α's in turn."""
         template = self._template
+        if self._loader is None:
+            self._loader = DataLoader(
+                _Seeded(template.dataset),
+                batch_sampler=self._batches,
+                num_workers=template.num_workers,
+                collate_fn=_collate if template.collate_fn is default_collate else template.collate_fn,
+                pin_memory=template.pin_memory,
+                worker_init_fn=template.worker_init_fn,
+                persistent_workers=template.persistent_workers,
+                generator=torch.Generator(),
+            )
         # DataLoader draws a base seed at every iteration; not from the global generator.
-        generator = torch.Generator().manual_seed(mix_seed(self._seed, epoch, part))
-        return DataLoader(
-            _Seeded(template.dataset, mix_seed(self._seed, epoch, part)),
-            batch_sampler=[[place, *batch] for place, batch in enumerate(order)][start:],
-            num_workers=template.num_workers,
-            collate_fn=template.collate_fn,
-            pin_memory=template.pin_memory,
-            worker_init_fn=template.worker_init_fn,
-            generator=generator,
-        )
+        self._loader.generator.manual_seed(mix_seed(self._seed, epoch))
+        return iter(self._loader)
+
+    def close(self) -> None:
+        """Let workers that go on from epoch to epoch end; another iteration starts new ones."""
+        self._loader = None
 
     def state_dict(self) -> dict[str, int]:
         """The position within the epoch; 0 between epochs."""

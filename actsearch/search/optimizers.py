@@ -33,9 +33,23 @@ def one_optimizer(configured: Any) -> tuple[Optimizer, list[Any]]:
     ]
 
 
+def distributed() -> bool:
+    """Whether there are several processes that train together."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def all_agree(flag: Tensor) -> Tensor:
+    """Whether a flag (0-d, bool) is set in every process; a tensor like it, and no wait on an accelerator."""
+    if not distributed():
+        return flag
+    least = flag.to(torch.int32)
+    torch.distributed.all_reduce(least, torch.distributed.ReduceOp.MIN)
+    return least.bool()
+
+
 def all_reduce_mean(gradients: Sequence[Tensor]) -> None:
     """Mean over processes, in one flat message; backward-by-grad does not go through Lightning's DDP."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()) or not gradients:
+    if not distributed() or not gradients:
         return
     flat = torch.cat([g.flatten() for g in gradients])
     torch.distributed.all_reduce(flat)

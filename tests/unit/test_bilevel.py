@@ -425,6 +425,52 @@ def test_a_task_that_does_not_use_the_swapped_model_is_told_so() -> None:
         fit(search, loader, 1)
 
 
+class Watched(Network):
+    """Notes of each loss which of its parameters need a gradient; the last layer's bias is frozen by its author."""
+
+    def __init__(self, cell: MixedCell) -> None:
+        super().__init__(cell)
+        self.net[-1].bias.requires_grad_(False)
+        self.seen: list[list[str]] = []
+
+    def training_step(self, batch: Any, index: int) -> Tensor:
+        self.seen.append([name for name, p in self.named_parameters() if p.requires_grad])
+        return super().training_step(batch, index)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_an_arch_step_builds_no_graph_for_the_weights_unless_the_order_needs_it(order: Any) -> None:
+    cell = MixedCell("tiny", "softmax", "dense", seed=1)
+    task = Watched(cell)
+    trained = [name for name, p in task.named_parameters() if p.requires_grad]
+    assert len(trained) == len(list(task.parameters())) - 1
+    search = BilevelSearch(task, {"network": cell}, settings_of(order=order, epochs=1))
+    x = torch.randn(32, 3)
+    fit(search, pair_loader([search], TensorDataset(x, x.sum(1, keepdim=True)), 24, 4), 1)
+    assert task.seen == ([[], trained] * 6 if order == 1 else [trained] * 5 * 6)
+    assert [name for name, p in task.named_parameters() if p.requires_grad] == trained
+
+
+def test_a_loss_of_the_weights_alone_is_told_so() -> None:
+    search, loader = network(settings_of())
+    search.task.training_step = lambda batch, index: search.task.net[0](batch[0]).mean()  # type: ignore[method-assign]
+    with pytest.raises(TaskError, match="does not depend on what is trained"):
+        fit(search, loader, 1)
+
+
+def test_a_discrete_search_may_leave_out_the_cell_that_has_parameters_left() -> None:
+    spaces = [
+        SearchSpace.from_dict({"cell": {"u1": {"inputs": "x", "candidates": [op]}}}) for op in ("tanh", "beta_mul")
+    ]
+    cells = {name: MixedCell(space, "softmax", "dense") for name, space in zip("ab", spaces, strict=True)}
+    task = Network(cells["a"])
+    cells["b"].add_site("nowhere")
+    search = BilevelSearch(task, cells, settings_of(epochs=1))
+    x = torch.randn(32, 3)
+    fit(search, pair_loader([search], TensorDataset(x, x.sum(1, keepdim=True)), 24, 4), 1)
+    assert int(search.steps) == 6
+
+
 def drive(**changes: Any) -> BilevelSearch:
     search, loader = network(settings_of(relaxation="dirichlet", **changes))
     fit(search, loader, search.settings.epochs)
@@ -442,3 +488,64 @@ def test_shrinking_ends_with_a_discrete_cell() -> None:
     search = drive(epochs=5, shrink=True)
     assert search.cells["network"].is_discrete
     assert search.phase == "discrete"
+
+
+# -- second derivatives ------------------------------------------------------------------------------------------------
+
+
+class Penalised(pl.LightningModule):
+    """A regression whose loss holds the derivative of the network, as that of a PINN or a force field does."""
+
+    def __init__(self, cell: MixedCell, penalty: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(1, 16), cell.add_site("a"), nn.Linear(16, 1))
+        self.penalty = penalty
+
+    def training_step(self, batch: Any, index: int) -> Tensor:
+        x = batch[0].requires_grad_()
+        y = self.net(x)
+        self.log("calls", 1.0)
+        loss = (y - x.sin()).square().mean()
+        if self.penalty:
+            slope = torch.autograd.grad(y.sum(), x, create_graph=True)[0]
+            loss = loss + self.penalty * (slope - x.cos()).square().mean()
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.05)
+
+
+def penalised(evaluator: str, penalty: float, epochs: int = 3) -> BilevelSearch:
+    cell = MixedCell("smooth_c2", "softmax", evaluator=evaluator, seed=1)  # type: ignore[arg-type]
+    search = BilevelSearch(Penalised(cell, penalty), {"network": cell}, settings_of(epochs=epochs))
+    data = TensorDataset(torch.linspace(-2, 2, 96)[:, None])
+    fit(search, pair_loader([search], data, 64, 16), epochs)
+    return search
+
+
+def test_tables_keep_their_inputs_only_once_a_second_derivative_was_asked_for() -> None:
+    assert not penalised("table", 0.0).cells["network"].evaluator.keeps_input
+    search = penalised("table", 1.0)
+    cell = search.cells["network"]
+    assert cell.evaluator.keeps_input
+    assert bool(cell.state_dict()["evaluator.keeps"])  # a resumed search does not have to find out again
+    exact = penalised("dense", 1.0)
+    for a, b in zip(search.task.parameters(), exact.task.parameters(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-4)
+    for slot, alpha in cell.alpha.items():
+        assert torch.allclose(alpha, exact.cells["network"].alpha[slot], rtol=0.05, atol=5e-3), slot
+
+
+def test_a_step_that_was_computed_twice_is_logged_once() -> None:
+    counts = []
+
+    class Counts(pl.Callback):
+        def on_train_batch_end(self, trainer: Any, module: Any, *rest: Any) -> None:
+            counts.append({name: entry[1] for name, entry in module._sums.items()})
+
+    cell = MixedCell("smooth_c2", "softmax", evaluator="table", seed=1)
+    search = BilevelSearch(Penalised(cell, 1.0), {"network": cell}, settings_of(epochs=1))
+    fit(search, pair_loader([search], TensorDataset(torch.linspace(-2, 2, 96)[:, None]), 64, 16), 1, Counts())
+    assert counts[0]["train/calls"] == counts[0]["arch/calls"] == 1
+    assert counts[1]["train/calls"] == counts[1]["arch/calls"] == 2

@@ -550,7 +550,7 @@ def test_the_state_holds_what_the_documentation_says() -> None:
         *(f"mask.{s}" for s in ("u1", "u2", "b1")),
         "op_parameters.u2/beta/beta",
         "draws",
-        "elements",
+        *(f"evaluator.{name}" for name in ("elements", "dtype", "chosen", "chosen_at", "keeps")),
     }
 
 

@@ -15,12 +15,16 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Subset
 
-from actsearch.data import Augment, ImageData, names, stratified  # first: it makes torchvision importable
+from actsearch.data import Augment, ImageData, build, names, stratified  # first: it makes torchvision importable
 from actsearch.data.augment import crop
+from actsearch.data.batch import Batch, collate
 from actsearch.data.download import download_into
 from actsearch.data.idx import read_idx
+from actsearch.data.placement import PlaceData, find_place
+from actsearch.data.trivial import draw_trivial, trivial_augment
 from actsearch.errors import DataError, SettingsError, UnknownNameError
 
+import pytorch_lightning as pl  # isort: skip
 from torchvision import datasets  # isort: skip
 from torchvision.transforms import v2  # isort: skip
 
@@ -113,6 +117,67 @@ def test_a_subset_with_the_default_collate_gives_the_same_batches_as_item_by_ite
         assert label == data.eval_train_set[i][1] == data.train_targets[i]
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_of_the_modules_loader_has_the_bits_of_the_default_collation(workers):
+    data = ImageData(augment=True, limit_train=200, num_workers=workers)
+    own = data.train_dataloader()
+    plain = DataLoader(data.train_set, batch_size=64, shuffle=True, num_workers=workers)
+
+    def epoch(loader: DataLoader) -> list:
+        torch.manual_seed(1)
+        return list(loader)
+
+    for ours, theirs in zip(epoch(own), epoch(plain), strict=True):
+        assert type(ours) is type(theirs) is list
+        for a, b in zip(ours, theirs, strict=True):
+            assert torch.equal(a, b)
+            assert (a.dtype, a.is_contiguous()) == (b.dtype, b.is_contiguous())
+
+
+def test_the_modules_loader_does_not_take_a_batch_apart(digits, monkeypatch):
+    def refuse(self):
+        raise AssertionError("the batch was taken apart")
+
+    monkeypatch.setattr(Batch, "_examples", property(refuse))
+    next(iter(digits.train_dataloader()))
+    next(iter(digits.loader(Subset(digits.train_set, range(100)), shuffle=True)))
+    with pytest.raises(AssertionError, match="taken apart"):
+        next(iter(DataLoader(digits.train_set, batch_size=4)))
+
+
+def test_a_batch_is_a_sequence_of_examples_and_is_sent_as_a_list(digits):
+    batch = digits.test_set.__getitems__([3, 1, -1])
+    assert len(batch) == 3
+    assert [label for _, label in batch] == [int(digits.test_set.labels[k]) for k in (3, 1, -1)]
+    assert type(batch[0][1]) is int
+    assert torch.equal(batch[2][0], digits.test_set[len(digits.test_set) - 1][0])
+    copy = pickle.loads(pickle.dumps(batch))
+    assert type(copy) is list
+    assert torch.equal(copy[1][0], batch[1][0])
+
+
+def test_examples_are_drawn_once_however_often_they_are_looked_at():
+    batch = ImageData(augment=True, limit_train=50).train_set.__getitems__(range(50))
+    stacked = batch.stacked()[0]
+    torch.manual_seed(9)
+    assert torch.equal(torch.stack([image for image, _ in batch]), stacked)
+
+
+def test_a_set_ends_where_its_images_end(digits):
+    assert len(list(digits.test_set)) == len(digits.test_set)
+    with pytest.raises(IndexError):
+        digits.test_set[len(digits.test_set)]
+
+
+def test_a_users_own_collation_finds_examples(digits):
+    loader = DataLoader(digits.train_set, batch_size=4, collate_fn=lambda examples: [y for _, y in examples])
+    assert next(iter(loader)) == digits.train_targets[:4].tolist()
+
+
+def test_a_collation_of_anything_else_is_torchs():
+    assert torch.equal(collate([torch.zeros(2), torch.ones(2)]), torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+
+
 def test_eval_train_set_is_the_training_set_without_augmentation():
     data = ImageData(augment=True, limit_train=50)
     assert torch.equal(data.eval_train_set.labels, data.train_set.labels)
@@ -127,6 +192,140 @@ def test_a_test_loader_keeps_the_order(digits):
     assert np.array_equal(labels.numpy(), digits.test_set.targets)
 
 
+# --- where images are kept ---------------------------------------------------------------------------------------
+
+META = torch.device("meta")  # stands for an accelerator: what arrives there came by itself, and nothing was read back
+
+
+def test_what_is_kept_on_a_device_arrives_there_from_the_modules_loaders_alone():
+    data = ImageData(augment=True, limit_train=100)
+    data.train_set.keep_on(META, others=[data.eval_train_set])
+    assert data.train_set.device == data.eval_train_set.device == META
+    for part in (data.train_set, data.eval_train_set, Subset(data.eval_train_set, range(70))):
+        images, labels = next(iter(data.loader(part, shuffle=True)))
+        assert (images.device, images.shape, images.dtype) == (META, (64, 1, 8, 8), torch.float32)
+        assert (labels.device, labels.shape, labels.dtype) == (META, (64,), torch.int64)
+    for loader in (DataLoader(data.train_set, batch_size=4), DataLoader(data.train_set, batch_size=4, num_workers=1)):
+        assert next(iter(loader))[0].device.type == "cpu"
+    assert data.train_set[0][0].device.type == data.test_set.device.type == "cpu"
+    assert pickle.loads(pickle.dumps(data)).train_set.device.type == "cpu"  # another process has another device
+    data.train_set.keep_on(torch.device("cpu"), others=[data.eval_train_set])
+    assert next(iter(data.train_dataloader()))[0].device.type == "cpu"
+
+
+def test_workers_take_nothing_from_a_device():
+    data = ImageData(limit_train=100, num_workers=1)
+    data.train_set.keep_on(META)
+    assert next(iter(data.train_dataloader()))[0].device.type == "cpu"
+
+
+def test_a_module_keeps_all_its_parts_at_the_place_that_was_found(monkeypatch):
+    asked = []
+    monkeypatch.setattr("actsearch.data.module.find_place", lambda *args: asked.append(args) or META)
+    data = ImageData(limit_train=100, limit_test=50)
+    gpu = torch.device("cuda", 1)
+    data.place(gpu)
+    assert asked == [("auto", gpu, 150 * 64)]  # bytes
+    assert {part.device for part in (data.train_set, data.eval_train_set, data.test_set)} == {META}
+    assert data.train_set._kept is data.eval_train_set._kept  # one copy
+    data.place(META)  # lies there already
+    assert len(asked) == 1
+    workers = ImageData(limit_train=100, num_workers=1)
+    workers.place(gpu)
+    assert workers.train_set.device.type == "cpu"
+
+
+def test_auto_is_the_device_that_trains_if_a_quarter_of_its_free_memory_is_enough(monkeypatch):
+    gpu, cpu = torch.device("cuda", 0), torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4000, 9000))
+    assert find_place("auto", gpu, 1000) == gpu
+    assert find_place("auto", gpu, 1001) == cpu
+    assert find_place("auto", cpu, 1) == find_place("auto", torch.device("mps"), 1) == cpu
+    assert find_place("cpu", gpu, 1) == cpu
+
+
+def test_a_device_that_is_asked_for_is_taken_or_refused(monkeypatch):
+    first, second = torch.device("cuda", 0), torch.device("cuda", 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert find_place("cuda", second, 1) == second
+    assert find_place("cuda", torch.device("cpu"), 1) == first
+    assert find_place("cuda:1", first, 1) == second
+    with pytest.raises(SettingsError, match="there are 2 CUDA devices; use auto") as error:
+        find_place("cuda:2", first, 1)
+    assert one_line(error)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SettingsError, match="device of data is cuda, and there are 0"):
+        find_place("cuda", torch.device("cpu"), 1)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "", "mps", "meta"])
+def test_a_device_that_makes_no_sense_is_refused(device):
+    with pytest.raises(SettingsError, match="must be auto, cpu, cuda or"):
+        ImageData(device=device)
+
+
+def test_images_on_a_device_and_workers_exclude_one_another():
+    with pytest.raises(SettingsError, match="set num_workers to 0"):
+        ImageData(device="cuda", num_workers=2)
+    assert ImageData(device="cpu", num_workers=2).device == "cpu"
+
+
+def test_text_has_no_device():
+    with pytest.raises(SettingsError, match="device is for images"):
+        build("python_reference", device="cpu")
+
+
+class Plain(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(64, 10)
+
+    def training_step(self, batch, _):
+        return torch.nn.functional.cross_entropy(self.layer(batch[0].flatten(1)), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_a_module_is_told_the_device_by_the_trainer_that_it_is_given_to_and_by_the_callback(monkeypatch):
+    told = []
+    monkeypatch.setattr(ImageData, "place", lambda self, device: told.append((self, device.type)))
+    data = ImageData(limit_train=70)
+    options = {"accelerator": "cpu", "max_epochs": 1, "logger": False, "enable_checkpointing": False}
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False}
+    data.setup()
+    assert told == []
+    pl.Trainer(**options, **quiet).fit(Plain(), datamodule=data)
+    assert told == [(data, "cpu")]
+    other = ImageData(limit_train=70)
+    trainer = pl.Trainer(**options, **quiet, callbacks=[PlaceData(other)])
+    trainer.fit(Plain(), train_dataloaders=other.train_dataloader())
+    assert told[1:] == [(other, "cpu")]
+    trainer = pl.Trainer(**options, **quiet, callbacks=[PlaceData(None)])
+    trainer.fit(Plain(), train_dataloaders=other.train_dataloader())
+    assert len(told) == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_images_on_a_gpu_make_the_batches_of_host_memory():
+    host, gpu = (ImageData(augment=True, device=device) for device in ("cpu", "cuda"))
+    for data in (host, gpu):
+        data.place(torch.device("cuda", 0))
+    assert gpu.train_set.device.type == "cuda"
+
+    def epoch(data: ImageData) -> list:
+        torch.manual_seed(1)
+        return list(data.train_dataloader())
+
+    for theirs, ours in zip(epoch(host), epoch(gpu), strict=True):
+        assert theirs[0].is_pinned()
+        for a, b in zip(theirs, ours, strict=True):
+            assert b.is_cuda
+            assert torch.equal(a, b.cpu())
+
+
 # --- augmentation against torchvision ----------------------------------------------------------------------------
 
 
@@ -139,6 +338,22 @@ def test_each_crop_is_the_one_that_torchvision_cuts_at_the_same_offset(dtype, he
     for image, (top, left), our in zip(images, offsets.tolist(), ours, strict=True):
         theirs = v2.functional.crop(v2.functional.pad(image, [2]), top, left, height, width)
         assert torch.equal(our, theirs)
+    flips = torch.arange(25) % 3 == 0
+    mirrored = crop(images, offsets, 2, flips)
+    assert torch.equal(mirrored, torch.where(flips[:, None, None, None], v2.functional.horizontal_flip(ours), ours))
+    assert torch.equal(crop(images, None, 0, ~flips & flips), images)
+
+
+def test_the_generator_is_read_in_the_order_of_the_transforms():
+    """Two seeds that every earlier result rests on: offsets of all images first, then who is mirrored."""
+    images = torch.randint(0, 256, (30, 3, 8, 8)).byte()
+    torch.manual_seed(4)
+    ours = Augment(padding=2, flip=True)(images)
+    torch.manual_seed(4)
+    offsets, flips = torch.randint(0, 5, (30, 2)), torch.rand(30) < 0.5
+    for image, (top, left), flip, our in zip(images, offsets.tolist(), flips.tolist(), ours, strict=True):
+        cut = v2.functional.crop(v2.functional.pad(image, [2]), top, left, 8, 8)
+        assert torch.equal(our, v2.functional.horizontal_flip(cut) if flip else cut)
 
 
 def test_batched_augmentation_has_exactly_the_outcomes_of_torchvision_equally_often():
@@ -161,7 +376,7 @@ def bytes_of(shape: tuple[int, ...], tmp_path: Path, dtype: type = np.uint8) -> 
 
 
 @pytest.mark.parametrize("shape", [(40, 1, 8, 8), (40, 3, 9, 8)])
-def test_trivial_augment_comes_first_and_is_torchvisions_image_by_image(shape, tmp_path):
+def test_trivial_augment_comes_first(shape, tmp_path):
     data = bytes_of(shape, tmp_path)
     assert data.train_set.augment == Augment(padding=min(shape[2:]) // 8, trivial=True)
     assert data.eval_train_set.augment is None
@@ -169,10 +384,9 @@ def test_trivial_augment_comes_first_and_is_torchvisions_image_by_image(shape, t
     torch.manual_seed(5)
     ours = data.train_set.augment(images)
     torch.manual_seed(5)
-    transform = v2.TrivialAugmentWide()
-    theirs = torch.stack([transform(image) for image in images])
+    changed = trivial_augment(images, draw_trivial(len(images)))
     offsets = torch.randint(0, 3, (len(images), 2))
-    assert torch.equal(ours, crop(theirs, offsets, 1))
+    assert torch.equal(ours, crop(changed, offsets, 1))
     assert ours.dtype == torch.uint8
 
 

@@ -164,5 +164,7 @@ def test_all_global_generators_are_seeded() -> None:
     first = draw()
     seed_all(1, 2)
     assert draw() == first
+    torch.manual_seed(mix_seed(1, 2))
+    assert torch.rand(()).item() == first[2]
     seed_all(1, 3)
     assert all(a != b for a, b in zip(draw(), first, strict=True))

@@ -19,6 +19,7 @@ FLOORS = [
     {"cell"},
     {"activation", "export"},
     {"swap"},
+    {"execution"},
     {"models", "data", "tasks", "forcefield"},
     {"search"},
     {"run"},

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import multiprocessing
+import os
 import random
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from actsearch.data import ImageData
 from actsearch.errors import TaskError
 from actsearch.search.loader import PairLoader
 
@@ -155,6 +159,111 @@ def test_collation_is_that_of_the_users_loader() -> None:
     template = DataLoader(Augmented(20), batch_size=4, collate_fn=collate)
     pair = next(iter(PairLoader(template, range(16), range(16, 20), 0, lambda: 0)))
     assert sorted(pair["arch"].split(",")) == ["16", "17", "18", "19"]
+
+
+class Told(Dataset[Any]):
+    """Gives the process that made an example, and noise."""
+
+    def __len__(self) -> int:
+        return 46
+
+    def __getitem__(self, index: int) -> tuple[int, torch.Tensor]:
+        return os.getpid(), torch.rand(2)
+
+
+def two_epochs(workers: int, keep: bool, stop: int | None = None) -> tuple[list[Any], list[Any]]:
+    """Epochs 0 and 1 of one loader; of the first only `stop` pairs, if that is given."""
+    epoch = 0
+    template = DataLoader(Told(), batch_size=5, num_workers=workers, persistent_workers=keep)
+    loader = PairLoader(template, range(36), range(36, 46), 1, lambda: epoch)
+    first = list(itertools.islice(loader, stop))
+    epoch = 1
+    return first, list(loader)
+
+
+def processes(batches: list[Any]) -> set[int]:
+    return {int(k) for pair in batches for half in pair.values() for k in half[0]}
+
+
+def noise(batches: list[Any]) -> torch.Tensor:
+    return torch.cat([half[1] for pair in batches for half in pair.values()])
+
+
+def test_both_halves_come_from_the_workers_that_were_asked_for_and_these_go_on_if_they_shall() -> None:
+    first, second = two_epochs(2, keep=True)
+    assert len(processes(first)) == 2
+    assert processes(first) == processes(second)
+    assert not processes(first) & {os.getpid()}
+    first, second = two_epochs(2, keep=False)
+    assert len(processes(first)) == len(processes(second)) == 2
+    assert not processes(first) & processes(second)
+
+
+@pytest.mark.parametrize("stop", [None, 3])
+def test_workers_that_go_on_change_nothing_even_after_an_epoch_that_was_broken_off(stop: int | None) -> None:
+    for kept, alone in zip(two_epochs(2, keep=True, stop=stop), two_epochs(0, keep=False, stop=stop), strict=True):
+        assert torch.equal(noise(kept), noise(alone))
+
+
+@pytest.mark.parametrize("position", [1, 4])
+def test_an_epoch_resumed_with_workers_that_go_on_has_the_same_bits(position: int) -> None:
+    template = DataLoader(Told(), batch_size=5, num_workers=2, persistent_workers=True)
+    loader = PairLoader(template, range(36), range(36, 46), 1, lambda: 0)
+    whole = list(loader)
+    loader.load_state_dict({"position": position})
+    assert torch.equal(noise(list(loader)), noise(whole[position:]))
+
+
+def test_closing_ends_the_workers_and_another_epoch_starts_new_ones() -> None:
+    template = DataLoader(Told(), batch_size=5, num_workers=1, persistent_workers=True)
+    loader = PairLoader(template, range(36), range(36, 46), 1, lambda: 0)
+    first = list(loader)
+    (process,) = (p for p in multiprocessing.active_children() if p.pid in processes(first))
+    loader.close()
+    process.join(20)
+    assert not process.is_alive()
+    again = list(loader)
+    loader.close()
+    assert not processes(first) & processes(again)
+    assert torch.equal(noise(first), noise(again))
+
+
+class Stacked(list[Any]):
+    def stacked(self) -> list[Any]:
+        return ["a batch of", len(self)]
+
+
+class Whole(Augmented):
+    def __getitems__(self, indices: list[int]) -> Stacked:
+        return Stacked(self[i] for i in indices)
+
+
+def test_the_default_collation_takes_a_batch_that_is_stacked_already() -> None:
+    def first(**options: Any) -> Any:
+        template = DataLoader(Whole(46), batch_size=5, **options)
+        return next(iter(PairLoader(template, range(36), range(36, 46), 1, lambda: 0)))
+
+    assert first() == {"weights": ["a batch of", 5], "arch": ["a batch of", 5]}
+    assert first(collate_fn=len) == {"weights": 5, "arch": 5}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_come_in_the_bits_of_the_examples(workers: int) -> None:
+    data = ImageData(augment=True, limit_train=46, batch_size=5, num_workers=workers)
+
+    class Examples(Dataset[Any]):
+        __len__ = data.train_set.__len__
+
+        def __getitems__(self, indices: list[int]) -> list[Any]:
+            return list(data.train_set.__getitems__(indices))
+
+    def epoch(template: DataLoader[Any]) -> list[Any]:
+        return list(PairLoader(template, range(36), range(36, 46), 1, lambda: 0))
+
+    one_by_one = epoch(DataLoader(Examples(), batch_size=5))
+    own = data.train_dataloader()
+    for template in (own, DataLoader(data.train_set, batch_size=5), DataLoader(own.dataset, 5, num_workers=workers)):
+        assert same(epoch(template), one_by_one)
 
 
 class Stream(IterableDataset[Any]):

@@ -1,0 +1,102 @@
+"""The lookup of a table as one node of the graph: what any table of a cell has to offer, and what is saved for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from actsearch.cell.flat import Order
+from actsearch.errors import EvaluatorError
+
+Codes = tuple[Tensor, ...]
+
+
+class Table(Protocol):
+    """The table of one activation site.
+
+    An element-wise kernel is compiled where `compiled` says so and a compiler is at hand; it has the same bits as
+    without.
+    """
+
+    @property
+    def values(self) -> Tensor:
+        """The function at the knots, float32 (P,): what gradients go back to."""
+
+    def at(self, elements: Tensor, compiled: bool) -> tuple[Tensor, Codes]:
+        """The function at elements (N,), and the codes by which the other methods know them."""
+
+    def times_slope(self, g: Tensor, codes: Codes, compiled: bool) -> Tensor:
+        """g (N,) times the function's derivative at the elements, in the dtype of g."""
+
+    def gradient(self, g: Tensor, codes: Codes, compiled: bool) -> Tensor:
+        """Gradient of `values` for the gradient g (N,) of the elements' function, float32 (P,)."""
+
+
+@dataclass(frozen=True)
+class Exact:
+    """The dense cell, for what a table cannot tell.
+
+    Attributes:
+        function: `(x, *tensors)` → the cell at x.
+        tensors: its weights and parameters.
+        keeps_input: whether inputs are kept for it, at the size of the input.
+    """
+
+    function: Callable[..., Tensor]
+    tensors: tuple[Tensor, ...]
+    keeps_input: bool
+
+
+def lookup(x: Tensor, table: Table, exact: Exact, compiled: bool) -> Tensor:
+    """The table at `x`, of any shape and memory format; differentiable in `x` and in the table's values.
+
+    A backward pass that is itself differentiated is computed by `exact`, and its gradients go to `x` and to
+    `exact.tensors`. Raises EvaluatorError there if the input was not kept.
+    """
+    tensors = exact.tensors if exact.keeps_input else ()
+    result: Tensor = _Lookup.apply(table, exact, compiled, x, table.values, *tensors)
+    return result
+
+
+class _Lookup(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, table: Table, exact: Exact, compiled: bool, x: Tensor, values: Tensor, *tensors: Tensor
+    ) -> Tensor:
+        order = Order.of(x)
+        y, codes = table.at(order.flatten(x.detach()), compiled)
+        ctx.table, ctx.exact, ctx.compiled, ctx.order, ctx.n_codes = table, exact.function, compiled, order, len(codes)
+        ctx.save_for_backward(*codes, *((x, *tensors) if exact.keeps_input else ()))
+        return order.restore(y)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors
+        codes, kept = saved[: ctx.n_codes], saved[ctx.n_codes :]
+        *_, needs_x, needs_values = ctx.needs_input_grad[:5]
+        needs = ctx.needs_input_grad[5:]
+        if torch.is_grad_enabled():
+            d_x, *d_tensors = _exact_gradients(ctx.exact, kept, grads, [needs_x, *needs])
+            return (None, None, None, d_x, None, *d_tensors)
+        g = ctx.order.flatten(grads[0])
+        d_x = ctx.order.restore(ctx.table.times_slope(g, codes, ctx.compiled)) if needs_x else None
+        d_values = ctx.table.gradient(g, codes, ctx.compiled) if needs_values else None
+        return (None, None, None, d_x, d_values, *[None] * len(needs))
+
+
+def _exact_gradients(
+    function: Callable[..., Tensor], kept: Sequence[Tensor], grads: Sequence[Tensor], needs: Sequence[bool]
+) -> list[Tensor | None]:
+    """Gradients whose graph is that of the dense cell: second derivatives of a piecewise linear function are wrong."""
+    if not kept:
+        raise EvaluatorError(
+            "a second derivative of the mixture was asked for, and its input was not kept; set keeps_input of the "
+            "cell to true, or its evaluator to dense"
+        )
+    wanted = [t for t, need in zip(kept, needs, strict=True) if need]
+    found = iter(torch.autograd.grad(function(*kept), wanted, grads, create_graph=True, allow_unused=True))
+    return [next(found) if need else None for need in needs]
