@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from actsearch.bench.machine import BUSY, Quiet
 from actsearch.bench.memory import peak_bytes, resident_growth
 from actsearch.bench.results import Group, Row, StepName
 from actsearch.bench.steps import Step, Steps
-from actsearch.bench.timing import OutOfTime, interleave, time_limit, warm_up
+from actsearch.bench.timing import OutOfTime, interleave, old_objects_aside, time_limit, warm_up
 from actsearch.bench.workloads import Elementwise, Workload
 
 COPY = "copy"  # of the device's memory: what the element-wise kernels are held against
@@ -118,6 +117,10 @@ class Measurer:
 
     def group(self, group: Group, entries: Sequence[Entry]) -> None:
         """Measure everything in `entries`, into `group`. What fails leaves its reason in its rows."""
+        with old_objects_aside():
+            self._group(group, entries)
+
+    def _group(self, group: Group, entries: Sequence[Entry]) -> None:
         ready: dict[int, Step] = {}
         broken: set[int] = set()
         rows = group.rows
@@ -156,8 +159,6 @@ class Measurer:
                 if self.device.type == "cpu":
                     rows[i].resident = resident_growth(step)
             self.changed()
-        ready.clear()
-        gc.collect()
 
     def _warn(self, group: Group, others: float | None) -> None:
         if others is not None and others > BUSY:

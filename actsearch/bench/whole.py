@@ -11,7 +11,7 @@ from actsearch.bench.contestants import BASELINE, CONTESTANTS
 from actsearch.bench.measure import Measurer, reason_of
 from actsearch.bench.results import Whole
 from actsearch.bench.steps import Step, training
-from actsearch.bench.timing import OutOfTime, Times, interleave, ratio, time_limit, warm_up
+from actsearch.bench.timing import OutOfTime, Times, interleave, old_objects_aside, ratio, time_limit, warm_up
 from actsearch.bench.workloads import Network
 from actsearch.search.schedule import drop_times
 
@@ -82,7 +82,8 @@ def measure_whole(
         whole = Whole(name, CONTESTANTS[name].label, assumptions=_assumptions(published, workload, large))
         into.append(whole)
         try:
-            _one(measurer, workload, name, retrained, whole, published, large)
+            with old_objects_aside():
+                _one(measurer, workload, name, retrained, whole, published, large)
         except (Exception, OutOfTime) as error:
             whole.note = f"failed: {reason_of(error)}"
         measurer.changed()
