@@ -49,9 +49,9 @@ class BilevelSearch(pl.LightningModule):
 
     A step whose loss or gradient is not finite in any process changes neither parameters nor the state of optimisers,
     is counted (`skipped`), and too many end the search. A CPU decides on the host. On CUDA nothing is waited for
-    (`deferred`): the device decides, by a Gate, and the host learns of it some steps later. Two things are then told
-    apart by that delay only: where the NaN came up is looked for with the weights of a later step, and schedulers by
-    step, which a skipped step holds up on a CPU, go on.
+    (`deferred`): the device decides, by a Gate, and the host learns of it some steps later. Two things differ then:
+    where the NaN came up is looked for with the weights of a later step, and schedulers by step, which a skipped step
+    holds up on a CPU, go on.
 
     Args:
         task: the wrapped module; its sites hold cells without registering them.
@@ -97,7 +97,10 @@ class BilevelSearch(pl.LightningModule):
         # None: on CUDA. To be set before the fit.
         self.deferred: bool | None = None
         self._late = LateReadings()
-        self._usable: dict[str, Tensor] = {}
+        self._usable: dict[str, Tensor] = {}  # by level: whether a batch of the step under way has a finite loss
+        self._upper: list[Gate] = []
+        self._lower: list[Gate] = []
+        self._statistics_layers = statistics_layers(task)
         self._settled_at: tuple[tuple[int, ...], bool] | None = None
         self._takes_index = len(inspect.signature(task.training_step).parameters) > 1
         self._seconds = 0.0
