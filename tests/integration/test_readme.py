@@ -60,6 +60,15 @@ def test_files_that_the_readme_lists_are_left_by_a_search() -> None:
 
 
 @pytest.mark.slow
+def test_the_quick_bench_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (command,) = [c for c in COMMANDS if c.startswith("actsearch bench --quick")]
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(shlex.split(command)[1:]) == 0
+    (table,) = Path("runs", "bench").glob("*/bench.md")
+    assert "table" in table.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
 def test_search_resume_and_show_of_the_readme(tmp_path: Path) -> None:
     def run(command: str) -> str:
         arguments = shlex.split(command)
