@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from rich import box
@@ -89,7 +89,7 @@ def _growth(group: Group) -> Sheet:
     sheet.notes.append(
         "Multiples of ReLU's training step. A slot holds an operation once, so that 300 candidates need 15 slots."
     )
-    sheet.notes.extend(_notes(row for row in group.rows))
+    sheet.notes.extend(_notes(group.rows, sized=True))
     return sheet
 
 
@@ -135,13 +135,14 @@ def _whole(results: Results) -> Sheet:
     return sheet
 
 
-def _notes(rows: Sequence[Row] | Iterator[Row]) -> list[str]:
-    """What the rows have to say, each sentence once."""
-    found: dict[str, list[str]] = {}
+def _notes(rows: Sequence[Row], sized: bool = False) -> list[str]:
+    """What the rows have to say, each sentence once; with the size of the cell if that tells rows apart."""
+    found = []
     for row in rows:
+        size = f", {row.candidates} candidates in {row.slots} slots" if sized and row.candidates else ""
         if row.note:
-            found.setdefault(f"{row.label}: {row.note}", []).append(row.step)
-    return list(found)
+            found.append(f"{row.label}{size}: {row.note}")
+    return list(dict.fromkeys(found))
 
 
 # -- figures -------------------------------------------------------------------------------------------------------

@@ -500,6 +500,7 @@ def some_results() -> Results:
         row("table", "alpha", [2.0], 1, candidates=30, slots=6),
         row("table", "alpha", [2.2], 1, candidates=30, slots=15),
         row("table", "alpha", [2.2], 1, candidates=300, slots=15),
+        row("dense", "alpha", [math.nan], candidates=300, slots=15, note="failed: no"),
     ]
     search = Whole("table", "table", 7200.0, {"relu": 10_000.0}, {"relu": Ratio(0.72, 0.7, 0.75, 2)}, 0.4, {"relu": 1})
     machine = {"date": "2026-01-02T03:04:05", "gpu": None, "processor": "a | b", "cores": 2, "threads": 2}
@@ -547,6 +548,7 @@ def test_tables_can_be_read_on_a_terminal(width: int) -> None:
     text = console.export_text()
     assert "1.40 [1.40, 1.40]" in text
     assert "dense, eager: not tried: too large" in text
+    assert "dense, eager, 300 candidates in 15 slots: failed: no" in text
     assert "warning: it was loud" in text
     assert max(map(len, text.splitlines())) <= width
 
