@@ -19,16 +19,32 @@ REALS = (-math.inf, math.inf)
 
 @dataclass(frozen=True)
 class OpParameter:
-    """A trainable scalar of an operation, such as the slope β of `beta_mul`.
+    """What an operation can be trained in: a scalar, such as the slope β of `beta_mul`, or a vector of coefficients.
 
-    It starts at a draw from N(`mean`, `std`²). `scope` says who shares one value: the whole `network`, each activation
-    `site`, or each `channel`.
+    Attributes:
+        name: of the argument of the operation's function.
+        mean, std: it starts at a draw from N(mean, std²); a vector has a tuple of means.
+        scope: who shares one value: the whole `network` (GAAF, arXiv 1906.01170), each activation `site` (L-LAAF,
+            arXiv 1909.12228), or each `channel` of a site (N-LAAF).
+        trained_with: the level that trains it where a search leaves that open: `alpha`, as published for β, or the
+            `weights`, as published for slopes and coefficients.
+        is_slope: whether the slope-recovery term counts it.
+
+    The function is given a tensor whose first dimension is that of the vector, if it is one, and whose other
+    dimensions broadcast with the input.
     """
 
     name: str
-    mean: float
+    mean: float | tuple[float, ...]
     std: float = 0.0
     scope: Scope = "network"
+    trained_with: Literal["alpha", "weights"] = "alpha"
+    is_slope: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """() of a scalar, (n,) of a vector."""
+        return (len(self.mean),) if isinstance(self.mean, tuple) else ()
 
 
 @dataclass(frozen=True, eq=False)
