@@ -172,6 +172,10 @@ def exp_sq_diff(x1: Array, x2: Array) -> Array:
     return np.exp(-np.square(np.clip(difference, -SATURATED, SATURATED)))
 
 
+def slope(x: Array, a: float) -> Array:
+    return limit(x, _LINEAR) * a
+
+
 _OF_NUMPY = {
     "abs": np.abs,
     "tanh": np.tanh,
@@ -180,6 +184,7 @@ _OF_NUMPY = {
     "cos": np.cos,
     "max": np.maximum,
     "min": np.minimum,
+    **{f"laaf_{scope}": slope for scope in ("network", "site", "channel")},
 }
 
 
