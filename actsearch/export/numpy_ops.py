@@ -176,7 +176,7 @@ def slope(x: Array, a: float) -> Array:
     return limit(x, _LINEAR) * a
 
 
-_OF_NUMPY = {
+_OF_NUMPY: dict[str, Callable[..., Any]] = {
     "abs": np.abs,
     "tanh": np.tanh,
     "atan": np.arctan,

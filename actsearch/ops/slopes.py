@@ -6,6 +6,9 @@ N-LAAF, one a neuron: Jagtap, Kawaguchi, Karniadakis, Proc. R. Soc. A 476 (2020)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 from actsearch.ops.guard import limit, power_bound
@@ -19,6 +22,10 @@ _LINEAR = power_bound(1)
 
 def slope(x: Tensor, a: Tensor) -> Tensor:
     return limit(x, _LINEAR) * a.to(x.dtype)
+
+
+def recovery(means: Sequence[Tensor]) -> Tensor:
+    return 1 / torch.stack([m.exp() for m in means]).mean()
 
 
 def _register(scope: Scope, reference: str) -> None:
