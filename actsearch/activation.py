@@ -266,35 +266,43 @@ def for_sites(
     parameters: Parameters = "frozen",
     channel_axis: int | None = None,
     compiled: bool = False,
+    shared: dict[str, Any] | None = None,
 ) -> Callable[[Any], Activation]:
     """What `swap` calls for each site, by who owns the operations' parameters (β, γ, slopes, coefficients).
 
     frozen: they are constants. network: one trainable set for all sites (one module at every site). site: one a site.
     channel: one a channel of every site, along `channel_axis`. declared: as each operation says: slopes and
-    coefficients are trained, by their own scopes, and β and γ are constants. compiled: see Activation.
+    coefficients are trained, by their own scopes, and β and γ are constants. compiled: see Activation. shared: where
+    what sites share is kept; default: with the function that is returned.
     Values that the genotype has for a site of the same name are where that site starts.
     Raises SettingsError for another word, or without the axis.
     """
     if parameters not in get_args(Parameters):
         raise SettingsError(unknown_name("scope of parameters", str(parameters), get_args(Parameters)))
+    shared = {} if shared is None else shared
     if parameters == "declared":
-        return _declared(genotype, channel_axis, compiled)
+        return _declared(genotype, channel_axis, compiled, shared)
     if parameters == "channel":
         axis = _given(channel_axis)
         return lambda site: LazyActivation(genotype.at_site(_name(site)), axis, compiled)
     if parameters == "network":
-        shared = Activation(genotype, trainable=True, compiled=compiled)
-        return lambda site: shared
+        if "module" not in shared:
+            shared["module"] = Activation(genotype, trainable=True, compiled=compiled)
+        return lambda site: shared["module"]
     return lambda site: Activation(genotype.at_site(_name(site)), trainable=parameters == "site", compiled=compiled)
 
 
-def _declared(genotype: Genotype, channel_axis: int | None, compiled: bool) -> Callable[[Any], Activation]:
+def trained_parameters(genotype: Genotype) -> dict[str, OpParameter]:
+    """The slopes and coefficients of a genotype, by `slot_name`: what is trained with the weights as published."""
     of_slot = {slot: registry[genotype.slots[slot].op].parameters for slot in genotype.order}
-    trained: dict[str, OpParameter] = {
-        f"{slot}_{p.name}": p for slot, ps in of_slot.items() for p in ps if p.trained_with == "weights"
-    }
+    return {f"{slot}_{p.name}": p for slot, ps in of_slot.items() for p in ps if p.trained_with == "weights"}
+
+
+def _declared(
+    genotype: Genotype, channel_axis: int | None, compiled: bool, shared: dict[str, Any]
+) -> Callable[[Any], Activation]:
+    trained = trained_parameters(genotype)
     by_channel = [name for name, p in trained.items() if p.scope == "channel"]
-    shared: dict[str, nn.Parameter] = {}
 
     def make(site: Any) -> Activation:
         here = genotype.at_site(_name(site))
