@@ -166,7 +166,7 @@ def _rbf_functions(t: Tensor, k: int) -> Tensor:
 
 
 def _bspline_formula(k: int, n: int) -> str:
-    distance = f"abs({(n - 3) / 2:g} * (tanh(x) + 1) - {k - 1})"
+    distance = f"abs{_from_centre(k, n)}"
     return f"(max(2 - {distance}, 0)**3 - 4 * max(1 - {distance}, 0)**3) / 6"
 
 
@@ -191,7 +191,12 @@ def _hermite_formula(k: int, n: int) -> str:
 
 
 def _rbf_formula(k: int, n: int) -> str:
-    return f"exp(-({(n - 3) / 2:g} * (tanh(x) + 1) - {k - 1})**2 / 2)"
+    return f"exp(-{_from_centre(k, n)}**2 / 2)"
+
+
+def _from_centre(k: int, n: int) -> str:
+    """How far tanh(x) is from the centre of a spline or Gaussian, in spacings."""
+    return f"({(n - 3) / 2:g} * (tanh(x) + 1) {'-' if k > 0 else '+'} {abs(k - 1)})"
 
 
 def _polynomial_formula(coefficients: object) -> str:

@@ -15,7 +15,7 @@ from actsearch.errors import SettingsError
 Function = Callable[[Tensor], Tensor]
 
 FIT_RANGE = (-4.0, 4.0)
-N_POINTS = 2001
+N_POINTS = 801
 
 
 @dataclass(frozen=True)
