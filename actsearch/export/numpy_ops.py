@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from actsearch.errors import GenotypeError
+from actsearch.ops.bases import HALF_PI, HERMITE_STRETCH
 from actsearch.ops.binary import _LINEAR, _PRODUCT, _QUOTIENT, DIVISOR_OFFSET
 from actsearch.ops.guard import SATURATED
 from actsearch.ops.spec import OpSpec
@@ -174,6 +175,61 @@ def exp_sq_diff(x1: Array, x2: Array) -> Array:
 
 def slope(x: Array, a: float) -> Array:
     return limit(x, _LINEAR) * a
+
+
+def bspline(x: Array, coefficients: tuple[float, ...]) -> Array:
+    c = np.asarray(coefficients, x.dtype)
+    n = len(c) - 3
+    u = (np.tanh(x) + 1) * (n / 2)
+    piece = np.clip(np.nan_to_num(u).astype(int), 0, n - 1)
+    s = u - piece.astype(x.dtype)
+    c0, c1, c2, c3 = c[piece], c[piece + 1], c[piece + 2], c[piece + 3]
+    cubic = (c3 - c0 + 3 * (c1 - c2)) / 6
+    quadratic = (c0 - 2 * c1 + c2) / 2
+    return (c0 + 4 * c1 + c2) / 6 + s * ((c2 - c0) / 2 + s * (quadratic + s * cubic))
+
+
+def fourier(x: Array, coefficients: tuple[float, ...]) -> Array:
+    angle = np.tanh(x) * HALF_PI
+    y = np.zeros_like(x)
+    for k, c in enumerate(coefficients):
+        wave = (k + 1) // 2 * angle
+        y = y + c * (np.sin(wave) if k % 2 else np.cos(wave))
+    return y
+
+
+def chebyshev(x: Array, coefficients: tuple[float, ...]) -> Array:
+    t = np.tanh(x)
+    b1 = b2 = np.zeros_like(x)
+    for c in reversed(coefficients[1:]):
+        b1, b2 = c - b2 + 2 * t * b1, b1
+    return coefficients[0] - b2 + t * b1
+
+
+def legendre(x: Array, coefficients: tuple[float, ...]) -> Array:
+    t = np.tanh(x)
+    b1 = b2 = np.zeros_like(x)
+    for k, c in reversed([*enumerate(coefficients)]):
+        rest = c - (k + 1) / (k + 2) * b2
+        b1, b2 = rest + (2 * k + 1) / (k + 1) * t * b1, b1
+    return b1
+
+
+def hermite(x: Array, coefficients: tuple[float, ...]) -> Array:
+    z = np.tanh(x) * HERMITE_STRETCH
+    b1 = b2 = np.zeros_like(x)
+    for k, c in reversed([*enumerate(coefficients)]):
+        rest = c - ((k + 1) / (k + 2)) ** 0.5 * b2
+        b1, b2 = rest + (k + 1) ** -0.5 * z * b1, b1
+    return b1
+
+
+def rbf(x: Array, coefficients: tuple[float, ...]) -> Array:
+    v = (np.tanh(x) + 1) * ((len(coefficients) - 3) / 2)
+    y = np.zeros_like(x)
+    for k, c in enumerate(coefficients):
+        y = y + c * np.exp(-0.5 * np.square(v + (1 - k)))
+    return y
 
 
 _OF_NUMPY: dict[str, Callable[..., Any]] = {

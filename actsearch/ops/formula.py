@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import operator
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sympy
@@ -165,9 +165,18 @@ def to_sympy(text: str, **symbols: sympy.Expr) -> sympy.Expr:
         raise FormulaError(f"{_shortened(text)!r} is not a real function: {error}") from None
 
 
-def of_op(spec: OpSpec, *arguments: sympy.Expr, **parameters: sympy.Expr) -> sympy.Expr:
-    """The formula of `spec` with the given arguments and parameters put in."""
+def of_op(spec: OpSpec, *arguments: sympy.Expr, **parameters: sympy.Expr | Sequence[sympy.Expr]) -> sympy.Expr:
+    """The formula of `spec` with the given arguments and parameters put in.
+
+    A vector is given as a sequence: its values stand for `name_0`, `name_1`, … Raises FormulaError for another length.
+    """
     names = dict(zip(spec.arguments, arguments, strict=True)) | parameters
+    for parameter in spec.parameters:
+        if parameter.shape and parameter.name in names:
+            values = tuple(names.pop(parameter.name))
+            if len(values) != parameter.shape[0]:
+                raise FormulaError(f"{parameter.name} of {spec.id} are {parameter.shape[0]} numbers, not {len(values)}")
+            names |= {f"{parameter.name}_{k}": value for k, value in enumerate(values)}
     return sympy.sympify(_walk(parse(spec.formula), _sympy_number, names, _SYMPY_FUNCTIONS))
 
 

@@ -10,15 +10,32 @@ import pytest
 import sympy
 import torch
 
-from actsearch.ops import Clip, OpSpec, registry
+from actsearch.ops import Clip, OpParameter, OpSpec, registry
 from actsearch.ops.formula import of_op
 
 EVERY = pytest.mark.parametrize("spec", registry.values(), ids=registry.keys())
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 
 
+def parameter(p: OpParameter, value: float | None) -> torch.Tensor:
+    """Its mean, or `value`; of a vector, numbers that vary within ±value."""
+    if value is None or not p.shape:
+        return torch.tensor(p.mean if value is None else value, dtype=torch.float64)
+    return value * torch.arange(1, p.shape[0] + 1, dtype=torch.float64).mul(2).cos()
+
+
 def parameters(spec: OpSpec, dtype: torch.dtype, value: float | None = None) -> dict[str, torch.Tensor]:
-    return {p.name: torch.tensor(p.mean if value is None else value, dtype=dtype) for p in spec.parameters}
+    return {p.name: parameter(p, value).to(dtype) for p in spec.parameters}
+
+
+def symbols_of(p: OpParameter) -> list[sympy.Symbol]:
+    names = [f"{p.name}_{k}" for k in range(p.shape[0])] if p.shape else [p.name]
+    return [sympy.Symbol(name, real=True) for name in names]
+
+
+def free(spec: OpSpec) -> float | None:
+    """A value for parameters that decide the shape of the function; None, their means, where they do not."""
+    return 20.0 if any(p.shape for p in spec.parameters) else None
 
 
 def call(spec: OpSpec, *x: torch.Tensor, value: float | None = None) -> torch.Tensor:
@@ -51,12 +68,15 @@ def edges(dtype: torch.dtype) -> torch.Tensor:
 @EVERY
 def test_values_and_derivative_agree_with_the_formula_in_50_digits(spec: OpSpec) -> None:
     symbols = sympy.symbols(spec.arguments, real=True)
-    named = {p.name: sympy.Symbol(p.name, real=True) for p in spec.parameters}
-    expression = of_op(spec, *symbols, **named)
+    named = {p.name: symbols_of(p) for p in spec.parameters}
+    expression = of_op(
+        spec, *symbols, **{p.name: named[p.name] if p.shape else named[p.name][0] for p in spec.parameters}
+    )
     first = sympy.diff(expression, symbols[0])
-    free = [*symbols, *named.values()]
+    given = [*symbols, *itertools.chain(*named.values())]
+    values = [v for p in spec.parameters for v in parameter(p, 0.7).flatten().tolist()]
     value_of, slope_of = (
-        sympy.lambdify(free, e, modules=["mpmath", {"Heaviside": lambda t, *_: 1.0 if t > 0 else 0.0}])
+        sympy.lambdify(given, e, modules=["mpmath", {"Heaviside": lambda t, *_: 1.0 if t > 0 else 0.0}])
         for e in (expression, first)
     )
     x = tuple(v.requires_grad_() for v in points(spec))
@@ -64,7 +84,7 @@ def test_values_and_derivative_agree_with_the_formula_in_50_digits(spec: OpSpec)
     slope = torch.autograd.grad((y + 0 * x[0]).sum(), x[0])[0]
     with mpmath.workdps(50):
         for i in range(len(y)):
-            at = [mpmath.mpf(v[i].item()) for v in x] + [mpmath.mpf(0.7)] * len(named)
+            at = [mpmath.mpf(v[i].item()) for v in x] + [mpmath.mpf(v) for v in values]
             expected, expected_slope = float(value_of(*at)), float(slope_of(*at))
             assert y[i].item() == pytest.approx(expected, rel=1e-12, abs=1e-14)
             assert slope[i].item() == pytest.approx(expected_slope, rel=1e-11, abs=1e-13)
@@ -73,16 +93,17 @@ def test_values_and_derivative_agree_with_the_formula_in_50_digits(spec: OpSpec)
 @EVERY
 def test_first_and_second_derivatives_pass_gradcheck_away_from_kinks(spec: OpSpec) -> None:
     x = tuple(v[:10].requires_grad_() for v in points(spec, spread=1.0))
-    extra = tuple(torch.tensor(0.7, dtype=torch.float64, requires_grad=True) for _ in spec.parameters)
+    start = tuple(parameter(p, 0.7).requires_grad_() for p in spec.parameters)
     names = [p.name for p in spec.parameters]
 
     def function(*inputs: torch.Tensor) -> torch.Tensor:
         # The products tie every input in, so that a constant or a projection has a gradient to check.
-        y = spec.function(*inputs[: spec.arity], **dict(zip(names, inputs[spec.arity :], strict=True)))
-        return y + sum(0.1 * v.square() for v in inputs)
+        extra = inputs[spec.arity :]
+        y = spec.function(*inputs[: spec.arity], **dict(zip(names, extra, strict=True)))
+        return y + sum(0.1 * v.square() for v in inputs[: spec.arity]) + sum(0.1 * v.square().sum() for v in extra)
 
-    assert torch.autograd.gradcheck(function, (*x, *extra))
-    assert torch.autograd.gradgradcheck(function, (*x, *extra))
+    assert torch.autograd.gradcheck(function, (*x, *start))
+    assert torch.autograd.gradgradcheck(function, (*x, *start))
 
 
 @EVERY
@@ -94,19 +115,21 @@ def test_everything_is_finite_at_every_edge(spec: OpSpec, dtype: torch.dtype) ->
     x = tuple(
         torch.tensor(v, dtype=dtype) for v in zip(*itertools.product(grid.tolist(), repeat=spec.arity), strict=True)
     )
-    inputs = [v.requires_grad_() for v in x] + [torch.full_like(x[0], p.mean).requires_grad_() for p in spec.parameters]
+    spread = torch.ones_like(x[0])  # every element has parameters of its own, so that their gradients are seen apart
+    extra = [(parameter(p, None).to(dtype)[..., None] * spread).view(*p.shape, -1) for p in spec.parameters]
+    inputs = [v.requires_grad_() for v in (*x, *extra)]
     named = dict(zip([p.name for p in spec.parameters], inputs[spec.arity :], strict=True))
     y = spec.function(*inputs[: spec.arity], **named)
     assert y.dtype == dtype
     assert y.shape == x[0].shape
     assert y.isfinite().all(), x[0][~y.isfinite()]
-    y = y + sum(v * 0 for v in inputs)
+    y = y + sum((v * 0).view(-1, len(y)).sum(0) for v in inputs)
     first = torch.autograd.grad(y.sum(), inputs, create_graph=True)
     for g in first:
-        assert g.isfinite().all(), [v[~g.isfinite()] for v in x]
-        second = torch.autograd.grad((g + sum(v * 0 for v in inputs)).sum(), inputs, retain_graph=True)
+        assert g.isfinite().all(), [v[~g.isfinite().view(-1, len(y)).all(0)] for v in x]
+        second = torch.autograd.grad(g.sum() + sum((v * 0).sum() for v in inputs), inputs, retain_graph=True)
         for h in second:
-            assert h.isfinite().all(), [v[~h.isfinite()] for v in x]
+            assert h.isfinite().all(), [v[~h.isfinite().view(-1, len(y)).all(0)] for v in x]
 
 
 @EVERY
@@ -116,7 +139,8 @@ def test_values_stay_in_the_declared_range_and_reach_both_ends(spec: OpSpec) -> 
         side = torch.linspace(-40, 40, 161, dtype=torch.float64)
         y = call(spec, *(v.flatten() for v in torch.meshgrid(side, side, indexing="ij")))
     else:
-        y = call(spec, torch.cat([1e4 * line, line, torch.linspace(-6, 6, 60_001, dtype=torch.float64)]))
+        grid = torch.cat([1e4 * line, line, torch.linspace(-6, 6, 60_001, dtype=torch.float64)])
+        y = call(spec, grid, value=free(spec))
     low, high = spec.range
     assert y.min() >= low - 1e-12
     assert y.max() <= high + 1e-12
@@ -130,7 +154,7 @@ def test_values_stay_in_the_declared_range_and_reach_both_ends(spec: OpSpec) -> 
 
 @pytest.mark.parametrize("spec", registry.of_arity(1), ids=lambda s: s.id)
 def test_declared_monotonicity_holds_and_none_means_neither(spec: OpSpec) -> None:
-    steps = call(spec, torch.linspace(-30, 30, 6001, dtype=torch.float64)).diff()
+    steps = call(spec, torch.linspace(-30, 30, 6001, dtype=torch.float64), value=free(spec)).diff()
     increasing, decreasing = bool((steps >= 0).all()), bool((steps <= 0).all())
     expected = {
         "increasing": (True, False),
