@@ -1,12 +1,11 @@
-"""Trainable bases (TAAFS): y = Σ_k c_k φ_k(tanh x) with trained coefficients c, as operations, and the bases themselves.
+"""Trainable bases (TAAFS): y = Σ_k c_k φ_k(tanh x) with trained c, as operations, and the bases themselves.
 
-E. Li, arXiv 2412.14655. Every φ_k is a function on [-1, 1]; tanh brings the input there. Where the paper leaves it open:
-an operation has 10 coefficients, and they start at the least-squares fit to tanh.
+E. Li, arXiv 2412.14655. Every φ_k is a function on [-1, 1]; tanh brings the input there. Where the paper leaves it
+open: an operation has 10 coefficients, and they start at the least-squares fit to tanh.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ N_COEFFICIENTS = 10
 # Half the lowest angle of a Fourier series that had the range as its period.
 HALF_PI = math.pi / 2
 
-# At it, the functions of degree below 10 have most of their zeros within the range, as they must to be told apart there.
+# At it, the functions of degree below 10 have most of their zeros within the range: they can be told apart there.
 HERMITE_STRETCH = 3.0
 
 # -- the operations: each is one `def` of its own, which the exporters write into files as it stands -----------------
@@ -257,7 +256,8 @@ def basis(name: str, k: int) -> Callable[[Tensor], Tensor]:
 
     Raises UnknownNameError, and SettingsError for k below 4 (bspline, rbf) or below 1.
     """
-    return functools.partial(of_name(name, k).functions, k=k)
+    functions = of_name(name, k).functions
+    return lambda t: functions(t, k)
 
 
 def fitted_to_tanh(name: str, k: int = N_COEFFICIENTS) -> tuple[float, ...]:
