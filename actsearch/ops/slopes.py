@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from actsearch.errors import SettingsError
 from actsearch.ops.adaptive_slope import AdaptiveSlope, Function
 from actsearch.ops.guard import limit, power_bound
 from actsearch.ops.slope_recovery import layer_slopes, recovery, slope_recovery
@@ -74,7 +75,7 @@ def adapt(
     Returns the SwapReport, which `actsearch.unswap` takes.
     Raises SettingsError as AdaptiveSlope does, and SwapError if nothing was adapted; the model is then untouched.
     """
-    from actsearch.swap import swap  # on a higher floor: `adapt` is the public name, and a swap is what it does
+    from actsearch.swap import swap, unswap  # on a higher floor: `adapt` is the public name, and it is a swap
     from actsearch.swap.audit import listen
 
     device = next((parameter.device for parameter in model.parameters()), None)
@@ -93,5 +94,9 @@ def adapt(
 
     report = swap(model, at, **{"shared": "split", **options})
     if scope == "channel" and options.get("example") is not None:
-        listen(model, options["example"], set(), gates=False)  # by running it, the slopes get their sizes
+        try:
+            listen(model, options["example"], set(), gates=False)  # by running it, the slopes get their sizes
+        except SettingsError:
+            unswap(model, report)
+            raise
     return report

@@ -21,7 +21,7 @@ class SlopeRecovery(pl.Callback):
     A task with several backward passes a step gets the term at each of them.
 
     Args:
-        weight: of S(a) in the sum; 1 as published.
+        weight: of S(a) in the sum.
         reduction: see `actsearch.ops.slopes.recovery`.
 
     Raises SettingsError for settings out of range, and, when training starts, for a model without slopes, or with an

@@ -578,5 +578,10 @@ def test_what_cannot_be_adapted_is_left_as_it_was() -> None:
         with pytest.raises(SettingsError):
             adapt(model, *arguments)  # type: ignore[arg-type]
     assert not slopes(model)
+    act = nn.Tanh()
+    shared = nn.Sequential(nn.Linear(4, 7), act, nn.Linear(7, 5), act)
+    with pytest.raises(SettingsError, match=r"7 slopes for the 5 channels .* give each layer its own"):
+        adapt(shared, "channel", channel_axis=1, shared="keep", example=X)
+    assert shared[1] is shared[3] is act
     with pytest.raises(SwapError, match="no activation was replaced"):
         adapt(nn.Sequential(nn.Linear(2, 2)), "site")
