@@ -73,7 +73,7 @@ class BasisActivation(nn.Module):
 
     def __new__(cls, *args: Any, scope: str = "site", channels: int | None = None, **options: Any) -> BasisActivation:
         if cls is BasisActivation and scope == "channel" and channels is None:
-            return super().__new__(_LazyBasisActivation)
+            return super().__new__(LazyBasisActivation)
         return super().__new__(cls)
 
     def __init__(
@@ -194,7 +194,7 @@ MOMENTUM = 0.01  # slow, since the function moves with the range
 LEAST_HALF_WIDTH = 1e-3
 
 
-class _LazyBasisActivation(LazyModuleMixin, BasisActivation):
+class LazyBasisActivation(LazyModuleMixin, BasisActivation):
     """A BasisActivation by channel before its first input, which tells the number of channels."""
 
     cls_to_become = BasisActivation
