@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from actsearch.cell.mixed import MixedCell
     from actsearch.errors import ActsearchError
     from actsearch.genotype import Genotype
+    from actsearch.ops.adaptive_slope import AdaptiveSlope
     from actsearch.ops.basis_activation import BasisActivation
     from actsearch.space import SearchSpace
     from actsearch.swap import SwapReport, swap, unswap
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Activation": "activation",
     "ActsearchError": "errors",
+    "AdaptiveSlope": "ops.adaptive_slope",
     "BasisActivation": "ops.basis_activation",
     "Genotype": "genotype",
     "MixedCell": "cell.mixed",
@@ -42,6 +44,7 @@ _MODULES = ("cell", "data", "export", "models", "ops", "search", "swap", "tasks"
 __all__ = [
     "Activation",
     "ActsearchError",
+    "AdaptiveSlope",
     "BasisActivation",
     "Genotype",
     "MixedCell",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from actsearch.genotype import Choice, Genotype
 from actsearch.ops.fused import fused
 from actsearch.ops.graph import evaluate
 from actsearch.ops.guard import HALF
+from actsearch.ops.spec import OpParameter, Value, registry
 
 
 class Activation(nn.Module):
@@ -34,51 +35,62 @@ class Activation(nn.Module):
 
     Args:
         genotype: the function.
-        trainable: make its operations' parameters (β, γ) trainable; by default they are constants (buffers). They are
-            spared from weight decay (`undecayed`).
+        trainable: make its operations' parameters (β, γ, slopes, coefficients) trainable, or those of the given names
+            (`slot_name`); by default they are constants (buffers). They are spared from weight decay (`undecayed`).
         channels, channel_axis: one value of each parameter a channel, and the axis of the input that holds the
             channels: 1 for images (B, C, H, W) and features (B, C), -1 for tokens (B, T, C). `LazyActivation` takes
             the number from its first input.
+        by_channel: names of the parameters for which that holds, if not all.
         compiled: run as one kernel forwards and one backwards, which save only the input, where torch.compile can make
             them (see `actsearch.ops.fused.fused`). Faster; equal to the default up to rounding, not to the bit.
 
-    Raises SettingsError if only one of the two is given.
+    A parameter has shape () or, of a vector, (n,); by channel (C,) or (n, C).
+
+    Raises SettingsError if only one of channels and channel_axis is given.
     """
 
     def __init__(
         self,
         genotype: Genotype,
-        trainable: bool = False,
+        trainable: bool | Collection[str] = False,
         *,
         channels: int | None = None,
         channel_axis: int | None = None,
+        by_channel: Collection[str] | None = None,
         compiled: bool = False,
     ) -> None:
         super().__init__()
         if (channels is None) != (channel_axis is None) or (channels is not None and channels < 1):
             raise SettingsError("parameters by channel need channels (at least 1) and channel_axis")
         self._genotype = genotype
-        self.trainable = trainable
         self.channel_axis = channel_axis
         self.compiled = compiled
         self._ops = {name: genotype.slots[name].op for name in genotype.order}
         self._inputs = {name: genotype.slots[name].inputs for name in genotype.order}
-        self._start: dict[str, float] = {
+        self._start: dict[str, Value] = {
             f"{slot}_{name}": value
             for slot in genotype.order
             for name, value in genotype.slots[slot].parameters.items()
         }
-        self.undecayed = tuple(self._start) if trainable else ()
+        every = tuple(self._start)
+        wanted = (every if trainable else ()) if isinstance(trainable, bool) else trainable
+        self.undecayed = tuple(name for name in every if name in wanted)
+        self._by_channel = frozenset(every if by_channel is None else by_channel)
         for name, value in self._start.items():
-            tensor = torch.full(() if channels is None else (channels,), value, dtype=torch.float32)
-            if trainable:
+            tensor = _start(value, channels if name in self._by_channel else None)
+            if name in self.undecayed:
                 self.register_parameter(name, nn.Parameter(tensor))
             else:
                 self.register_buffer(name, tensor)
 
+    @property
+    def trainable(self) -> bool:
+        """Whether it has parameters that are trained."""
+        return bool(self.undecayed)
+
     def forward(self, x: Tensor) -> Tensor:
         g = self._genotype
-        if self.compiled and not torch.compiler.is_compiling():
+        if self.compiled and not torch.compiler.is_compiling() and self._alike:
             return fused(x, g.order, self._ops, self._inputs, self._parameter, g.clip, g.scale, self.channel_axis)
         if x.dtype in HALF:
             return self.forward(x.float()).to(x.dtype)
@@ -86,14 +98,36 @@ class Activation(nn.Module):
         if self.channel_axis is not None:
             shape = [1] * x.ndim
             shape[self.channel_axis] = -1
-            parameter = lambda *key: self._parameter(*key).view(shape)  # noqa: E731
+            parameter = lambda *key: self._along(shape, *key)  # noqa: E731
         y = evaluate(x, g.order, self._ops, self._inputs, parameter, g.clip)
         return y if g.scale == 1 else g.scale * y
+
+    @property
+    def _alike(self) -> bool:
+        """Whether all parameters have the shapes that a kernel serves: scalars, all by channel or none."""
+        by_channel = len(self._by_channel) == len(self._start) or self.channel_axis is None
+        return by_channel and not any(isinstance(value, tuple) for value in self._start.values())
 
     def _parameter(self, slot: str, op: str, name: str) -> Tensor:
         found = getattr(self, f"{slot}_{name}")
         assert isinstance(found, Tensor)
         return found
+
+    def _along(self, shape: list[int], slot: str, op: str, name: str) -> Tensor:
+        """A parameter in a shape that broadcasts with the input's, which is `shape` along the channels."""
+        found = self._parameter(slot, op, name)
+        if f"{slot}_{name}" not in self._by_channel:
+            return found
+        return found.view(*found.shape[:-1], *shape)
+
+    def slopes(self) -> list[Tensor]:
+        """The trained slopes, which the slope-recovery term counts; each of shape () or (C,)."""
+        return [
+            self._parameter(slot, op, p.name)
+            for slot, op in self._ops.items()
+            for p in registry[op].parameters
+            if p.is_slope and f"{slot}_{p.name}" in self.undecayed
+        ]
 
     @property
     def genotype(self) -> Genotype:
@@ -111,14 +145,16 @@ class Activation(nn.Module):
         }
         return dataclasses.replace(self._genotype, slots=slots)
 
-    def _value(self, name: str) -> float:
+    def _value(self, name: str) -> Value:
         parameter = getattr(self, name)
         if isinstance(parameter, UninitializedParameter):
             return self._start[name]
-        values = parameter.detach().flatten()
-        if not bool((values == values[0]).all()):
-            raise GenotypeError(f"parameter {name} differs from channel to channel; keep the state_dict instead")
-        return float(values[0])
+        value = parameter.detach()
+        if self.channel_axis is not None and name in self._by_channel:
+            if not bool((value == value[..., :1]).all()):
+                raise GenotypeError(f"parameter {name} differs from channel to channel; keep the state_dict instead")
+            value = value[..., 0]
+        return tuple(value.tolist()) if value.ndim else float(value)
 
     def rescaled(self) -> Activation:
         """The same function times its `gain`, with constants: it preserves the second moment under N(0, 1).
@@ -176,30 +212,53 @@ class LazyActivation(LazyModuleMixin, Activation):
     Args:
         genotype: the function.
         channel_axis: the axis of the input that holds the channels; see Activation.
-        compiled: see Activation.
+        trainable, by_channel, compiled: see Activation; by default all parameters are both.
+        start: values of parameters by name, one a channel, or of a vector as in `Choice.at_sites`; they are taken if
+            the channels are as many. Default: those of the genotype, in all channels.
     """
 
     cls_to_become = Activation
 
-    def __init__(self, genotype: Genotype, channel_axis: int, compiled: bool = False) -> None:
+    def __init__(
+        self,
+        genotype: Genotype,
+        channel_axis: int,
+        compiled: bool = False,
+        *,
+        trainable: bool | Collection[str] = True,
+        by_channel: Collection[str] | None = None,
+        start: Mapping[str, Value] | None = None,
+    ) -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Lazy modules are a new feature")
-            super().__init__(genotype, trainable=True, compiled=compiled)
+            super().__init__(genotype, trainable, by_channel=by_channel, compiled=compiled)
         self.channel_axis = self._axis = channel_axis
-        for name in self._start:
+        self._start_by_channel = dict(start or {})
+        for name in self._by_channel:
             setattr(self, name, UninitializedParameter())
 
     def initialize_parameters(self, x: Tensor) -> None:
         """Give every channel of `x` its parameters; called by the first forward pass."""
-        for name, value in self._start.items():
+        channels = x.shape[self._axis]
+        for name in self._by_channel:
             parameter = getattr(self, name)
             if isinstance(parameter, UninitializedParameter):
+                value = _start(self._start[name], channels)
+                given = self._start_by_channel.get(name)
+                if isinstance(given, tuple) and len(given) == value.numel():
+                    value = torch.tensor(given, dtype=torch.float32).view_as(value)
                 with torch.no_grad():
-                    parameter.materialize((x.shape[self._axis],), dtype=torch.float32)
-                    parameter.fill_(value)
+                    parameter.materialize(value.shape, dtype=torch.float32)
+                    parameter.copy_(value)
 
 
-Parameters = Literal["frozen", "network", "site", "channel"]
+def _start(value: Value, channels: int | None) -> Tensor:
+    """A parameter's first value: (), (n,), (C,) or (n, C), float32."""
+    tensor = torch.tensor(value, dtype=torch.float32)
+    return tensor if channels is None else tensor[..., None].repeat(*[1] * tensor.ndim, channels)
+
+
+Parameters = Literal["frozen", "declared", "network", "site", "channel"]
 
 
 def for_sites(
@@ -207,24 +266,75 @@ def for_sites(
     parameters: Parameters = "frozen",
     channel_axis: int | None = None,
     compiled: bool = False,
-) -> Callable[[object], Activation]:
-    """What `swap` calls for each site, by who owns the operations' parameters (β, γ).
+    shared: dict[str, Any] | None = None,
+) -> Callable[[Any], Activation]:
+    """What `swap` calls for each site, by who owns the operations' parameters (β, γ, slopes, coefficients).
 
     frozen: they are constants. network: one trainable set for all sites (one module at every site). site: one a site.
-    channel: one a channel of every site, along `channel_axis`. compiled: see Activation.
+    channel: one a channel of every site, along `channel_axis`. declared: as each operation says: slopes and
+    coefficients are trained, by their own scopes, and β and γ are constants. compiled: see Activation. shared: where
+    what sites share is kept; default: with the function that is returned.
+    Values that the genotype has for a site of the same name are where that site starts.
     Raises SettingsError for another word, or without the axis.
     """
     if parameters not in get_args(Parameters):
         raise SettingsError(unknown_name("scope of parameters", str(parameters), get_args(Parameters)))
+    shared = {} if shared is None else shared
+    if parameters == "declared":
+        return _declared(genotype, channel_axis, compiled, shared)
     if parameters == "channel":
-        if channel_axis is None:
-            raise SettingsError("parameters by channel need channel_axis: 1 for images, -1 for tokens")
-        axis = channel_axis
-        return lambda site: LazyActivation(genotype, axis, compiled)
+        axis = _given(channel_axis)
+        return lambda site: LazyActivation(genotype.at_site(_name(site)), axis, compiled)
     if parameters == "network":
-        shared = Activation(genotype, trainable=True, compiled=compiled)
-        return lambda site: shared
-    return lambda site: Activation(genotype, trainable=parameters == "site", compiled=compiled)
+        if "module" not in shared:
+            shared["module"] = Activation(genotype, trainable=True, compiled=compiled)
+        return lambda site: shared["module"]
+    return lambda site: Activation(genotype.at_site(_name(site)), trainable=parameters == "site", compiled=compiled)
+
+
+def trained_parameters(genotype: Genotype) -> dict[str, OpParameter]:
+    """The slopes and coefficients of a genotype, by `slot_name`: what is trained with the weights as published."""
+    of_slot = {slot: registry[genotype.slots[slot].op].parameters for slot in genotype.order}
+    return {f"{slot}_{p.name}": p for slot, ps in of_slot.items() for p in ps if p.trained_with == "weights"}
+
+
+def _declared(
+    genotype: Genotype, channel_axis: int | None, compiled: bool, shared: dict[str, Any]
+) -> Callable[[Any], Activation]:
+    trained = trained_parameters(genotype)
+    by_channel = [name for name, p in trained.items() if p.scope == "channel"]
+
+    def make(site: Any) -> Activation:
+        here = genotype.at_site(_name(site))
+        if by_channel:
+            start = {
+                f"{slot}_{name}": value
+                for slot in genotype.order
+                for name, value in genotype.slots[slot].at_sites.get(_name(site), {}).items()
+            }
+            made: Activation = LazyActivation(
+                here, _given(channel_axis), compiled, trainable=trained, by_channel=by_channel, start=start
+            )
+        else:
+            made = Activation(here, trained, compiled=compiled)
+        for name, p in trained.items():
+            if p.scope == "network":
+                setattr(made, name, shared.setdefault(name, getattr(made, name)))
+        return made
+
+    if by_channel:
+        _given(channel_axis)
+    return make
+
+
+def _given(channel_axis: int | None) -> int:
+    if channel_axis is None:
+        raise SettingsError("parameters by channel need channel_axis: 1 for images, -1 for tokens")
+    return channel_axis
+
+
+def _name(site: Any) -> str:
+    return str(getattr(site, "name", ""))
 
 
 def second_moment_gain(function: Callable[[Tensor], Tensor]) -> float:

@@ -183,6 +183,8 @@ def _run(
         limit=settings.epoch_batches,
     )
     bilevel.validation = _validation_loader(datamodule, loader, arch, settings)
+    if not all(cell.op_parameters.is_complete for cell in cells.values()):
+        bilevel.meet(next(iter(bilevel.validation)))
     if callbacks is None:
         callbacks = [SearchProgress()]
     if observers is None:
@@ -289,6 +291,7 @@ def _swap_in_cells(
                 settings.evaluator,
                 seed=mix_seed(settings.seed, len(cells)),
                 warm=settings.warm,
+                channel_axis=settings.channel_axis,
             )
         return cells[key].add_site(site.name)
 

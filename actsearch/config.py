@@ -149,8 +149,8 @@ class RetrainConfig:
         activations: to compare with: operations (relu), names of torch.nn (Hardswish), genotype files, zoo:NAME.
         random: so many functions drawn from the same search space are compared too, as controls.
         random_seed: of that draw; default: that of the search, or 0.
-        parameters: whether constants of discovered functions (β, γ) stay frozen, or are trained on, one set for the
-            network, a site, or a channel.
+        parameters: of discovered functions; declared trains slopes and coefficients by their own scopes and keeps β
+            and γ; frozen keeps all; network, site and channel train all, one set for the network, a site, or a channel.
         channel_axis: where channel parameters find their channels; 1 for images, -1 for tokens.
         gain: what is rescaled to keep the second moment of N(0, 1); the activation, or the initial weights.
         compile: run genotypes by fused kernels, made when they are first met; faster, equal up to rounding.
@@ -166,7 +166,7 @@ class RetrainConfig:
     activations: list[str] = field(default_factory=lambda: ["relu", "gelu", "silu"])
     random: int = 2
     random_seed: int | None = None
-    parameters: Literal["frozen", "network", "site", "channel"] = "frozen"
+    parameters: Literal["declared", "frozen", "network", "site", "channel"] = "declared"
     channel_axis: int | None = None
     gain: Literal["none", "activation", "weights"] = "none"
     compile: bool = False
@@ -251,6 +251,7 @@ class SearchConfig:
             "gradient_clip": self.search.weight_clip,
             "epoch_batches": self.search.epoch_batches,
             "random_seed": self.search.seed,
+            "channel_axis": self.search.channel_axis,
         }
         values |= {key: value for key, value in as_searched.items() if values[key] is None}
         return RetrainConfig(**values)

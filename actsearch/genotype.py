@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -19,20 +20,32 @@ from actsearch.files import write_text
 from actsearch.ops import formula as formulas
 from actsearch.ops.clip import Clip
 from actsearch.ops.graph import INPUT, LEAF, Tree, node, topological_order
-from actsearch.ops.spec import registry
+from actsearch.ops.spec import OpParameter, Value, registry
 
 FORMAT = "actsearch.genotype"
-VERSION = 2  # what is written is of version 1 unless it needs version 2, which adds the scale
+# What is written is of the lowest version that can say it: 2 adds the scale, 3 vectors and values at sites.
+VERSION = 3
+_NUMBERS = re.compile(r"\[\s+-?\d[-+.,\s\de]*\]")  # a list of numbers, one a line
 GREATEST = 1e30  # of a parameter's magnitude: well within float32
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What stands in one slot: an operation, what it reads, and the values of its parameters."""
+    """What stands in one slot: an operation, what it reads, and the values of its parameters.
+
+    Attributes:
+        op: id.
+        inputs: slots, or `x`.
+        parameters: by name: a number, or the numbers of a vector. Of a parameter that sites or channels do not share,
+            the mean over those of the network that was searched.
+        at_sites: by the name of a site, the values that such parameters had there. By channel there is one number a
+            channel, or of a vector of n as many numbers for its first entry, then for its second, …
+    """
 
     op: str
     inputs: tuple[str, ...]
-    parameters: Mapping[str, float] = field(default_factory=dict)
+    parameters: Mapping[str, Value] = field(default_factory=dict)
+    at_sites: Mapping[str, Mapping[str, Value]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         spec = registry[self.op]
@@ -44,12 +57,20 @@ class Choice:
                 f"operation {self.op!r} needs a value for {sorted(expected) or 'no parameter'}, not for "
                 f"{sorted(self.parameters)}"
             )
-        for name, value in self.parameters.items():
-            if not _is_number(value):
+        parameters = {p.name: _value(self.op, p, self.parameters[p.name]) for p in spec.parameters}
+        object.__setattr__(self, "parameters", {name: parameters[name] for name in self.parameters})
+        own = {p.name: p for p in spec.parameters if p.scope != "network"}
+        for site, values in self.at_sites.items():
+            if not isinstance(values, Mapping) or set(values) != set(own):
                 raise GenotypeError(
-                    f"parameter {name!r} of {self.op!r} must be a number within ±{GREATEST:g}, "
-                    f"not {reprlib.repr(value)}"
+                    f"operation {self.op!r} needs values for {sorted(own) or 'no parameter'} at site {site!r}, not "
+                    f"{reprlib.repr(values)}"
                 )
+        at_sites = {
+            str(site): {name: _value(self.op, own[name], value, at_site=True) for name, value in values.items()}
+            for site, values in self.at_sites.items()
+        }
+        object.__setattr__(self, "at_sites", at_sites)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +78,7 @@ class Genotype:
     """A discrete cell: one operation in every slot.
 
     Equality is that of the functions' canonical trees and clips: the order of commutative arguments, and slots that do
-    not reach the output, make no difference.
+    not reach the output, make no difference; nor do the values at single sites.
 
     Attributes:
         slots: the choice in every slot.
@@ -116,6 +137,26 @@ class Genotype:
     def __hash__(self) -> int:
         return hash((self.tree, self.clip, self.scale))
 
+    @cached_property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the sites at which operations have values of their own."""
+        return tuple(dict.fromkeys(site for name in self.order for site in self.slots[name].at_sites))
+
+    def at_site(self, site: str) -> Genotype:
+        """The function with the values that its parameters had at `site`; those by channel keep their mean.
+
+        The genotype itself if it has none of that site.
+        """
+        if site not in self.sites:
+            return self
+        slots = {}
+        for name, choice in self.slots.items():
+            here = choice.at_sites.get(site, {})
+            by_site = {p.name for p in registry[choice.op].parameters if p.scope == "site"}
+            values = {p: here[p] if p in here and p in by_site else value for p, value in choice.parameters.items()}
+            slots[name] = Choice(choice.op, choice.inputs, values)
+        return dataclasses.replace(self, slots=slots)
+
     @property
     def complexity(self) -> int:
         """Sum of the complexities of the operations that the output needs, as `SearchSpace` constrains it."""
@@ -156,10 +197,15 @@ class Genotype:
         """Plain data that `from_dict` reads back."""
         return {
             "format": FORMAT,
-            "version": 1 if self.scale == 1 else VERSION,
+            "version": self._version,
             "formula": self.formula,
             "slots": {
-                name: {"op": c.op, "inputs": list(c.inputs), "parameters": dict(c.parameters)}
+                name: {
+                    "op": c.op,
+                    "inputs": list(c.inputs),
+                    "parameters": _plain(c.parameters),
+                    **({"at_sites": {s: _plain(v) for s, v in c.at_sites.items()}} if c.at_sites else {}),
+                }
                 for name, c in self.slots.items()
             },
             "output": self.output,
@@ -169,10 +215,17 @@ class Genotype:
             **({} if self.scale == 1 else {"scale": self.scale}),
         }
 
+    @property
+    def _version(self) -> int:
+        if any(c.at_sites or any(isinstance(v, tuple) for v in c.parameters.values()) for c in self.slots.values()):
+            return 3
+        return 1 if self.scale == 1 else 2
+
     def to_json(self) -> str:
         """`to_dict` as indented JSON. Raises GenotypeError if the provenance is not plain data."""
         try:
             text = json.dumps(self.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
+            text = _NUMBERS.sub(lambda match: " ".join(match[0].split()).replace("[ ", "[").replace(" ]", "]"), text)
             text.encode()
         except (TypeError, ValueError) as error:
             raise GenotypeError(f"genotype cannot be written as JSON: {error}") from None
@@ -196,7 +249,9 @@ class Genotype:
             )
         try:
             slots = {
-                str(name): Choice(str(c["op"]), _names(c["inputs"]), dict(c.get("parameters", {})))
+                str(name): Choice(
+                    str(c["op"]), _names(c["inputs"]), dict(c.get("parameters", {})), dict(c.get("at_sites", {}))
+                )
                 for name, c in data["slots"].items()
             }
             clip = Clip(**data["clip"])
@@ -245,6 +300,30 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= GREATEST
 
 
+def _value(op: str, parameter: OpParameter, value: Any, at_site: bool = False) -> Value:
+    """A parameter's value as it is kept. Raises GenotypeError."""
+    by_channel = at_site and parameter.scope == "channel"
+    if not parameter.shape and not by_channel:
+        if _is_number(value):
+            return value
+        raise GenotypeError(
+            f"parameter {parameter.name!r} of {op!r} must be a number within ±{GREATEST:g}, not {reprlib.repr(value)}"
+        )
+    n = math.prod(parameter.shape)
+    counted = isinstance(value, list | tuple) and len(value) > 0
+    counted = counted and (len(value) % n == 0 if by_channel else len(value) == n)
+    if counted and all(map(_is_number, value)):
+        return tuple(value)
+    raise GenotypeError(
+        f"parameter {parameter.name!r} of {op!r} must be a list of {n}{' times the channels' if by_channel else ''} "
+        f"numbers within ±{GREATEST:g}, not {reprlib.repr(value)}"
+    )
+
+
+def _plain(parameters: Mapping[str, Value]) -> dict[str, Any]:
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in parameters.items()}
+
+
 def _names(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
         raise GenotypeError(f'"inputs" must be a list of names, not {reprlib.repr(value)}')
@@ -265,7 +344,10 @@ def _to_sympy(tree: Tree, x: sympy.Symbol) -> sympy.Expr:
         return x
     spec = registry[tree.op]
     arguments = [_to_sympy(argument, x) for argument in tree.arguments] or [x] * spec.arity
-    parameters = {name: sympy.Float(_short(value)) for name, value in tree.parameters}
+    parameters = {
+        name: tuple(sympy.Float(_short(v)) for v in value) if isinstance(value, tuple) else sympy.Float(_short(value))
+        for name, value in tree.parameters
+    }
     return formulas.of_op(spec, *arguments, **parameters)
 
 
@@ -275,16 +357,18 @@ def _print(tree: Tree) -> str:
     spec = registry[tree.op]
     arguments = [_print(argument) for argument in tree.arguments]
     if not spec.printed:
-        return f"{tree.op}({', '.join(map(_unwrapped, arguments))})"
+        numbers = [_short(v) for _, value in tree.parameters for v in (value if isinstance(value, tuple) else (value,))]
+        return f"{tree.op}({', '.join([*map(_unwrapped, arguments), *numbers])})"
     if "**" in spec.printed:
         arguments = [a if _is_atom(a) else f"({a})" for a in arguments]
     if spec.printed.startswith("-"):
         arguments = [f"({a})" if a.startswith("-") else a for a in arguments]
     if spec.printed.startswith("sigmoid({0})"):
         arguments[0] = _unwrapped(arguments[0])
-    values = {name: _short(value) for name, value in tree.parameters}
+    scalars = {name: value for name, value in tree.parameters if not isinstance(value, tuple)}
+    values = {name: _short(value) for name, value in scalars.items()}
     # A mixing parameter is shown as the two shares that its sigmoid gives.
-    for name, value in tree.parameters:
+    for name, value in scalars.items():
         share = 1 / (1 + math.exp(-value)) if value > 0 else math.exp(value) / (1 + math.exp(value))
         values |= {f"{name}_share": _short(share), f"{name}_rest": _short(1 - share)}
     return spec.printed.format(*arguments, **values)

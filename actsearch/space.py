@@ -22,7 +22,7 @@ from actsearch.files import find_named, named_files, read_yaml
 from actsearch.genotype import Choice, Genotype
 from actsearch.ops.clip import Clip
 from actsearch.ops.graph import INPUT, LEAF, Tree, node, topological_order
-from actsearch.ops.spec import registry
+from actsearch.ops.spec import OpParameter, Value, registry
 
 Sharing = Literal["network", "block", "site"]
 FOLDER = "search_spaces"
@@ -309,7 +309,7 @@ class SearchSpace:
             if left is not None:
                 left -= registry[op].complexity
         values = {
-            (slot, parameter.name): float(generator.normal(parameter.mean, parameter.std))
+            (slot, parameter.name): _drawn(parameter, generator)
             for slot, op in chosen.items()
             for parameter in registry[op].parameters
         }
@@ -318,23 +318,29 @@ class SearchSpace:
     def genotype(
         self,
         ops: Mapping[str, str],
-        parameters: Mapping[tuple[str, str], float] | None = None,
+        parameters: Mapping[tuple[str, str], Value] | None = None,
         provenance: Mapping[str, Any] | None = None,
+        at_sites: Mapping[str, Mapping[str, Mapping[str, Value]]] | None = None,
     ) -> Genotype:
         """The genotype with the given operation in every slot.
 
-        `parameters` gives values by (slot, parameter name); a missing one is its starting mean. Raises SpaceError if an
-        operation is not a candidate of its slot.
+        `parameters` gives values by (slot, parameter name); a missing one is its starting mean. `at_sites` gives those
+        at single sites, by slot, site and name. Raises SpaceError if an operation is not a candidate of its slot.
         """
-        parameters = parameters or {}
+        parameters, at_sites = parameters or {}, at_sites or {}
         slots = {}
         for slot in self.slots:
             op = ops[slot.name]
             if op not in slot.candidates:
                 raise SpaceError(unknown_name(f"candidate of slot {slot.name}", op, slot.candidates))
-            values = {p.name: float(parameters.get((slot.name, p.name), p.mean)) for p in registry[op].parameters}
-            slots[slot.name] = Choice(op, slot.inputs, values)
+            values = {p.name: parameters.get((slot.name, p.name), p.mean) for p in registry[op].parameters}
+            slots[slot.name] = Choice(op, slot.inputs, values, at_sites.get(slot.name, {}))
         return Genotype(slots, self.output, self.clip, {"name": self.name, "hash": self.hash}, provenance or {})
+
+
+def _drawn(parameter: OpParameter, generator: np.random.Generator) -> Value:
+    drawn = generator.normal(parameter.mean, parameter.std)
+    return tuple(drawn.tolist()) if parameter.shape else float(drawn)
 
 
 def _check_keys(kind: str, data: Mapping[str, Any], known: set[str]) -> None:

@@ -101,4 +101,4 @@ class CompiledDenseCell(MixedCell):
             return self.forward(x.float(), site, sampled).to(x.dtype)
         function = _compiled(self.space, tuple(self.survivors.items()), self.backend)
         weights = {slot: w[site] for slot, w in self._drawn.items()}
-        return function(x.reshape(-1), weights, dict(self.op_parameters.items())).view(x.shape)
+        return function(x.reshape(-1), weights, self.op_parameters.at_site(site, 1)).view(x.shape)

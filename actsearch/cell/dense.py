@@ -234,7 +234,9 @@ class DenseEvaluator:
 def _rows_on_knots(terms: Sequence[_Term], n_inputs: int, matrix: Tensor, *tensors: Tensor) -> Tensor:
     """Rows (S, rows, P) of a bundle from its `matrix` (S, rows, terms), inputs (1 or S, P) and parameters."""
     inputs, parameters = tensors[:n_inputs], tensors[n_inputs:]
-    stacked = torch.stack([term(inputs, parameters).expand(inputs[0].shape) for term in terms]).transpose(0, 1)
+    # An operation with parameters by site has values for each, even where the sites share the points.
+    values = torch.broadcast_tensors(inputs[0], *(term(inputs, parameters) for term in terms))[1:]
+    stacked = torch.stack(values).transpose(0, 1)
     if matrix.is_cuda:  # where float32 products may be computed in TF32
         return (matrix.double() @ stacked.double()).float()
     if len(stacked) == 1:  # the sites share the points

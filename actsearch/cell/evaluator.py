@@ -13,6 +13,7 @@ from actsearch.cell.dense import DenseEvaluator
 from actsearch.cell.half import INPUTS
 from actsearch.cell.knots import SEGMENTS
 from actsearch.cell.lookup import Table
+from actsearch.cell.parameters import OpParameters
 from actsearch.cell.table import DTYPES, TableEvaluator, tabulable
 from actsearch.errors import SettingsError, unknown_name
 from actsearch.ops.guard import HALF
@@ -34,8 +35,8 @@ class Evaluator(nn.Module):
             a few thousand knots that are placed where it is hard, in half precision in an exact one of all inputs;
             `auto` takes the faster. It finds out by a trial on as many elements as the last pass had, and again when
             half of the candidates are gone; before the first pass it takes the table, which needs the least memory.
-            A cell without a clip, or with float64 inputs, is always dense: nothing bounds the first beyond the table,
-            and the second asks for more digits than it has.
+            A cell without a clip, with float64 inputs, or with parameters by channel is always dense: nothing bounds
+            the first beyond the table, the second asks for more digits than it has, and the third is many functions.
 
     Raises SettingsError for an unknown name.
 
@@ -44,7 +45,7 @@ class Evaluator(nn.Module):
     """
 
     _weights: Mapping[str, Tensor] | None
-    _values: Mapping[str, Tensor]
+    _values: OpParameters | None
     _tables: dict[torch.dtype, Sequence[Table]]
     elements: Tensor
     dtype: Tensor
@@ -93,10 +94,12 @@ class Evaluator(nn.Module):
             return self.at_weights(x.float(), weights, parameters).to(x.dtype)
         return self._dense(x, weights, parameters)
 
-    def start(self, weights: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
+    def start(self, weights: Mapping[str, Tensor], parameters: OpParameters) -> None:
         """Begin a step: `at_site` uses these `weights` of each slot, (S, n) for S sites, from now on."""
         self._clear()
-        self._weights, self._values = weights, parameters
+        self._weights = weights
+        # Not registered: they are the cell's.
+        object.__setattr__(self, "_values", parameters)
         if self._seen:
             self.elements.fill_(self._seen)
             self.dtype.fill_(self._seen_dtype)
@@ -115,24 +118,27 @@ class Evaluator(nn.Module):
     def at_site(self, x: Tensor, site: int) -> Tensor:
         """The mixture at `x` (any shape) with the weights of one site."""
         assert self._weights is not None
+        assert self._values is not None
         self._seen += x.numel()
         weights = {slot: w[site] for slot, w in self._weights.items()}
+        parameters = self._values.at_site(site, x.ndim)
         if not self._uses_table or x.dtype not in DTYPES:
-            return self.at_weights(x, weights, self._values)
+            return self.at_weights(x, weights, parameters)
         self._seen_dtype = DTYPES.index(x.dtype)
         table = self._tables_for(x.dtype)[site]
-        return self._table.lookup(x, table, weights, self._values, self.keeps_input, self._compiles(x.device))
+        return self._table.lookup(x, table, weights, parameters, self.keeps_input, self._compiles(x.device))
 
     def _tables_for(self, dtype: torch.dtype) -> Sequence[Table]:
         if dtype not in self._tables:
             assert self._weights is not None
+            assert self._values is not None
             # Whoever asks first decides nothing for the others: an inference, say, before a training pass.
             with (
                 torch.inference_mode(False),
                 torch.enable_grad(),
                 torch.autocast(self.elements.device.type, enabled=False),
             ):
-                self._tables[dtype] = self._table.tables(self._weights, self._values, dtype)
+                self._tables[dtype] = self._table.tables(self._weights, self._values.of_sites(), dtype)
         return self._tables[dtype]
 
     def _compiles(self, device: torch.device) -> bool:
@@ -141,7 +147,8 @@ class Evaluator(nn.Module):
     # -- the choice ------------------------------------------------------------------------------------------------
 
     def _decide(self) -> bool:
-        if self.name == "dense" or not tabulable(self.space.clip):
+        assert self._values is not None
+        if self.name == "dense" or not tabulable(self.space.clip) or self._values.by_channel:
             return False
         if self.name == "table" or not self._n_elements:
             return True
@@ -154,20 +161,24 @@ class Evaluator(nn.Module):
 
     def _try(self) -> None:
         assert self._weights is not None
+        assert self._values is not None
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(self.elements.device.type, enabled=False):
             weights = {slot: w.detach().clone().requires_grad_() for slot, w in self._weights.items()}
-            parameters = {name: p.detach().clone().requires_grad_() for name, p in self._values.items()}
+            parameters, at_first = (
+                {name: p.detach().clone().requires_grad_() for name, p in of.items()}
+                for of in (self._values.of_sites(), self._values.at_site(0, 1))
+            )
             first = {slot: w[0].detach().requires_grad_() for slot, w in weights.items()}
             dtype, device = DTYPES[self._dtype_code], self.elements.device
 
             def lookup(x: Tensor, table: Table) -> Tensor:
-                return self._table.lookup(x, table, first, parameters, False, self._compiles(device))
+                return self._table.lookup(x, table, first, at_first, False, self._compiles(device))
 
             by_table = faster(
                 tables=lambda: self._table.tables(weights, parameters, dtype),
                 lookup=lookup,
-                dense=lambda x: self.at_weights(x, first, parameters),
-                trained=([*weights.values(), *parameters.values()], [*first.values(), *parameters.values()]),
+                dense=lambda x: self.at_weights(x, first, at_first),
+                trained=([*weights.values(), *parameters.values()], [*first.values(), *at_first.values()]),
                 elements=self._n_elements,
                 sites=self._n_sites,
                 like=torch.empty((), dtype=dtype, device=device),
@@ -188,7 +199,7 @@ class Evaluator(nn.Module):
 
     def _clear(self) -> None:
         self._weights = None
-        self._values = {}
+        self._values = None
         self._tables = {}
         self._uses_table = False
 
@@ -201,7 +212,7 @@ class Evaluator(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles, which cannot hold the graph of a step."""
-        return {**self.__dict__, "_weights": None, "_values": {}, "_tables": {}}
+        return {**self.__dict__, "_weights": None, "_values": None, "_tables": {}}
 
     def extra_repr(self) -> str:
         return self.name

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from actsearch.cell.evaluator import Evaluator, EvaluatorName
+from actsearch.cell.parameters import OpParameters, drawn
 from actsearch.cell.relaxation import Relaxation, make_relaxation
 from actsearch.errors import SettingsError, SpaceError
 from actsearch.genotype import Genotype
 from actsearch.ops.graph import evaluate
 from actsearch.ops.guard import HALF
-from actsearch.ops.spec import registry
+from actsearch.ops.slopes import recovery
+from actsearch.ops.spec import Value, registry
 from actsearch.seeds import mix_seed
 from actsearch.space import SearchSpace
 
@@ -70,6 +72,7 @@ class MixedCell(nn.Module):
         seed: of the start of α and op parameters and of every later draw. Draws are numbered (buffer `draws`), and
             draw k is a function of (seed, k) alone: a checkpoint resumes them exactly, and equal ranks draw alike.
         warm: id of the unary operation of the warm start.
+        channel_axis: the axis of the inputs that holds the channels, for operations with parameters by channel.
 
     State: `alpha.SLOT`, `mask.SLOT`, `op_parameters.SLOT/OP/NAME`, `draws`, and that of `evaluator`.
     """
@@ -84,6 +87,7 @@ class MixedCell(nn.Module):
         *,
         seed: int = 0,
         warm: str = "relu",
+        channel_axis: int | None = None,
     ) -> None:
         super().__init__()
         self.space = SearchSpace.load(space)
@@ -97,7 +101,7 @@ class MixedCell(nn.Module):
         self.site_names: list[str] = []
         generator = torch.Generator().manual_seed(mix_seed(seed, 0))
         self.alpha = nn.ParameterDict()
-        self.op_parameters = nn.ParameterDict()
+        starts: dict[str, Tensor] = {}
         self.mask = _Masks()
         for slot in self.space.slots:
             # The published start: U(0, 1e-6).
@@ -105,8 +109,9 @@ class MixedCell(nn.Module):
             self.mask.register_buffer(slot.name, torch.ones(len(slot.candidates), dtype=torch.bool))
             for op in slot.candidates:
                 for p in registry[op].parameters:
-                    value = p.mean + p.std * torch.randn((), generator=generator)
-                    self.op_parameters[f"{slot.name}/{op}/{p.name}"] = nn.Parameter(value)
+                    if p.scope == "network":
+                        starts[f"{slot.name}/{op}/{p.name}"] = drawn(p, generator)
+        self.op_parameters = OpParameters(self.space, starts, seed, channel_axis)
         self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
         self._choice: dict[str, str] | None = None
         self._refresh()
@@ -118,11 +123,13 @@ class MixedCell(nn.Module):
     def add_site(self, name: str) -> MixedSite:
         """A new activation site of that name; give it to `swap`, or put it where the activation is called."""
         self.site_names.append(name)
+        self.op_parameters.add_site()
         return MixedSite(self, len(self.site_names) - 1, name)
 
     # -- evaluation ----------------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor, site: int = 0, sampled: bool | None = None) -> Tensor:
+        self.op_parameters.meet(x, site)
         sampled = self.training if sampled is None else sampled
         mixed = self.mode == "mixed" and not self.is_discrete
         if mixed and sampled and self.evaluator.started:
@@ -131,15 +138,14 @@ class MixedCell(nn.Module):
             return self.forward(x.float(), site, sampled).to(x.dtype)
         if mixed:
             weights = {slot: w[0] for slot, w in self._draw(1, sampled).items()}
-            return self.evaluator.at_weights(x, weights, dict(self.op_parameters.items()))
+            return self.evaluator.at_weights(x, weights, self.op_parameters.at_site(site, x.ndim))
         if self.mode == "warm":
             return registry[self.warm].function(x)
-        return self._evaluate_choice(x, self._choice or self.choice())
+        return self._evaluate_choice(x, self._choice or self.choice(), site)
 
-    def _evaluate_choice(self, x: Tensor, ops: Mapping[str, str]) -> Tensor:
-        return evaluate(
-            x, self._order, ops, self._inputs, lambda *key: self.op_parameters["/".join(key)], self.space.clip
-        )
+    def _evaluate_choice(self, x: Tensor, ops: Mapping[str, str], site: int) -> Tensor:
+        parameters = self.op_parameters.at_site(site, x.ndim)
+        return evaluate(x, self._order, ops, self._inputs, lambda *key: parameters["/".join(key)], self.space.clip)
 
     def resample(self, repeat: bool = False) -> None:
         """Draw new weights for every site, used by all forward passes until the next call or `release`.
@@ -150,7 +156,7 @@ class MixedCell(nn.Module):
         if repeat and self._n_draws:
             self._n_draws -= 1
         weights = self._draw(max(len(self.site_names), 1), self.training)
-        self.evaluator.start(weights, dict(self.op_parameters.items()))
+        self.evaluator.start(weights, self.op_parameters)
 
     def release(self) -> None:
         """Forget the drawn weights: from now on every call draws its own."""
@@ -247,14 +253,20 @@ class MixedCell(nn.Module):
         return max(best.values(), key=lambda entry: entry[0])[1]
 
     def genotype(self, ops: Mapping[str, str] | None = None, provenance: Mapping[str, Any] | None = None) -> Genotype:
-        """The genotype of `ops` (default: `choice()`) with the present values of its parameters."""
+        """The genotype of `ops` (default: `choice()`) with the present values of its parameters, at sites too."""
         ops = ops or self.choice()
-        values = {}
-        for key, value in self.op_parameters.items():
+        values: dict[tuple[str, str], Value] = {}
+        at_sites: dict[str, dict[str, dict[str, Value]]] = {}
+        for key, p in self.op_parameters.specs.items():
             slot, op, name = key.split("/")
-            if ops[slot] == op:
-                values[slot, name] = float(value.detach())
-        return self.space.genotype(ops, values, provenance)
+            if ops[slot] != op:
+                continue
+            values[slot, name] = self.op_parameters.value(key)
+            if p.scope != "network":
+                for k, site in enumerate(self.site_names):
+                    here = at_sites.setdefault(slot, {}).setdefault(site, {})
+                    here[name] = self.op_parameters.values_at(key, k)
+        return self.space.genotype(ops, values, provenance, at_sites)
 
     @contextmanager
     def discrete(self, ops: Mapping[str, str] | None = None) -> Iterator[None]:
@@ -269,6 +281,23 @@ class MixedCell(nn.Module):
     def anchor(self) -> Tensor:
         """Sum of the relaxation's anchors over the slots, a 0-d tensor."""
         terms = [self.relaxation.anchor(self._surviving_alpha(slot)) for slot in self._survivors]
+        return torch.stack(terms).sum()
+
+    def slope_recovery(self) -> Tensor | None:
+        """S of every surviving slope candidate, each in proportion to its mean weight; None if there is none.
+
+        Jagtap et al., arXiv 1909.12228, eq. 9, of the candidate's slopes at all sites; the weights are constants.
+        """
+        slopes = [key for key, p in self.op_parameters.specs.items() if p.is_slope]
+        left = [key for key in slopes if key.split("/")[1] in self.survivors[key.split("/")[0]]]
+        if not left:
+            return None
+        probabilities = self.probabilities()
+        terms = []
+        for key in left:
+            slot, op, _ = key.split("/")
+            p = probabilities[slot][self.space.slot(slot).candidates.index(op)]
+            terms.append(p * recovery(list(self.op_parameters.slope_means(key))))
         return torch.stack(terms).sum()
 
     # -- state -----------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,7 +16,7 @@ import torch.nn.modules.activation as torch_activations
 from torch import Tensor, nn
 
 from actsearch import zoo
-from actsearch.activation import Activation, Parameters, for_sites, second_moment_gain
+from actsearch.activation import Activation, Parameters, for_sites, second_moment_gain, trained_parameters
 from actsearch.errors import GenotypeError, SettingsError, UnknownNameError, unknown_name
 from actsearch.genotype import Genotype
 from actsearch.ops import registry
@@ -72,15 +72,11 @@ class _OfGenotype:
     parameters: Parameters
     channel_axis: int | None
     compiled: bool = False
-    shared: nn.Module | None = None
+    shared: dict[str, nn.Module | nn.Parameter] = field(default_factory=dict)
 
     def __call__(self, site: Site) -> nn.Module:
-        if self.shared is not None:
-            return self.shared
-        module = for_sites(self.genotype, self.parameters, self.channel_axis, self.compiled)(site)
-        if self.parameters == "network":
-            self.shared = module
-        return module
+        make = for_sites(self.genotype, self.parameters, self.channel_axis, self.compiled, self.shared)
+        return make(site)
 
 
 class _Scaled(nn.Module):
@@ -130,6 +126,8 @@ def of_genotype(
     clip = genotype.clip
     facts = {k: v for k, v in json.loads(genotype.to_json()).items() if k not in ("space", "provenance")}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+    if parameters == "declared" and not trained_parameters(genotype):
+        parameters = "frozen"  # the same, by its older name
     scope = parameters if parameters != "channel" else f"channel (axis {channel_axis})"
     identity = f"{genotype.formula} | {clip.kind} clip {clip.limit:g} | parameters {scope} | gain {gain} | {digest}"
     identity += " | compiled" if compiled else ""
@@ -154,7 +152,8 @@ def contestant(
             genotype file, a run directory, `zoo:NAME`, or a Genotype.
         name: in tables; default: the operation, the class, the zoo's name, or the folder or file.
         kind: default: discovered for files, runs and genotypes, control for the zoo, and standard for the others.
-        parameters, channel_axis: who owns β and γ of a genotype; see `for_sites`. Classes of torch.nn keep their own.
+        parameters, channel_axis: who owns the parameters of a genotype; see `for_sites`. Classes of torch.nn keep
+            their own.
         gain: `activation` multiplies the function by its gain, so that it preserves the second moment under N(0, 1);
             `weights` multiplies the initial weights by the gain over ReLU's √2 instead; `none` leaves both.
         compiled: run a genotype by fused kernels; see Activation.

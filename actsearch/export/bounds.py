@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from actsearch.ops.spec import REALS, OpSpec
+from actsearch.ops.spec import REALS, OpSpec, Value
 
 Interval = tuple[float, float]
 
@@ -15,7 +15,7 @@ _EVEN_AND_GROWING = ("abs", "square", "cosh", "log_abs")
 _ROUNDING = 1e-5  # of a few float32 operations, generously
 
 
-def of_op(spec: OpSpec, arguments: Sequence[Interval], parameters: Mapping[str, float] | None) -> Interval:
+def of_op(spec: OpSpec, arguments: Sequence[Interval], parameters: Mapping[str, Value] | None) -> Interval:
     """An interval that holds every value of `spec` for arguments in the given ones; in any precision.
 
     `parameters` is None if they are trainable and so may take any value.
@@ -28,7 +28,7 @@ def of_op(spec: OpSpec, arguments: Sequence[Interval], parameters: Mapping[str, 
     return low - _ROUNDING * abs(low), high + _ROUNDING * abs(high)
 
 
-def _of_op(spec: OpSpec, arguments: Sequence[Interval], parameters: Mapping[str, float]) -> Interval:
+def _of_op(spec: OpSpec, arguments: Sequence[Interval], parameters: Mapping[str, Value]) -> Interval:
     greatest = max(abs(end) for interval in arguments for end in interval)
     if spec.id in _EVEN_AND_GROWING:
         return -math.inf, _value(spec, greatest, parameters)
@@ -53,6 +53,6 @@ def _of_op(spec: OpSpec, arguments: Sequence[Interval], parameters: Mapping[str,
     return REALS
 
 
-def _value(spec: OpSpec, at: float, parameters: Mapping[str, float]) -> float:
+def _value(spec: OpSpec, at: float, parameters: Mapping[str, Value]) -> float:
     named = {name: torch.tensor(value, dtype=torch.float64) for name, value in parameters.items()}
     return float(spec.function(torch.tensor(at, dtype=torch.float64), **named))

@@ -24,7 +24,7 @@ from actsearch.errors import GenotypeError
 from actsearch.export import bounds
 from actsearch.genotype import Choice, Genotype
 from actsearch.ops.graph import INPUT
-from actsearch.ops.spec import REALS, OpSpec, registry
+from actsearch.ops.spec import REALS, OpSpec, Value, registry
 
 WIDTH = 88  # of a line, the default of the common formatters
 _READABLE = 64  # up to this length a slot that is read once is written into the line that reads it
@@ -71,12 +71,14 @@ class Written:
         body: its statements, each a list of lines without indentation; the last one returns.
         helpers: texts of the functions that it calls, by name.
         bounds: the tables by dtype that `_limit` reads, by name.
+        constants: vectors of coefficients, by name.
         modules: names of the modules that it uses.
     """
 
     body: list[str] = field(default_factory=list)
     helpers: dict[str, str] = field(default_factory=dict)
     bounds: dict[str, Bound] = field(default_factory=dict)
+    constants: dict[str, tuple[float, ...]] = field(default_factory=dict)
     modules: set[str] = field(default_factory=set)
 
 
@@ -126,6 +128,7 @@ class _Writer:
         found.helpers = {name: text for name, text in found.helpers.items() if name in body}
         used = body.union(*map(_names_in, found.helpers.values()))
         found.bounds = {name: bound for name, bound in found.bounds.items() if name in used}
+        found.constants = {name: values for name, values in found.constants.items() if name in used}
         found.modules = used & set(self.dialect.modules)
         return found
 
@@ -173,7 +176,7 @@ class _Writer:
     def _operation(self, slot: str, choice: Choice, reads: Sequence[ast.expr]) -> ast.expr:
         function = self.dialect.function(registry[choice.op])
         if self.parameter is None:
-            parameters: list[ast.expr] = [ast.Constant(value) for value in choice.parameters.values()]
+            parameters: list[ast.expr] = [self._constant(slot, *item) for item in choice.parameters.items()]
         else:
             parameters = [ast.parse(self.parameter(slot, name), mode="eval").body for name in choice.parameters]
         if (public := self._public_name(function)) is not None:
@@ -186,6 +189,14 @@ class _Writer:
             return inlined
         ordered = [given[name] for name in names]
         return ast.Call(_name(self._helper(function, choice.op)), ordered, [])
+
+    def _constant(self, slot: str, parameter: str, value: Value) -> ast.expr:
+        """The expression of a constant: a vector gets a name, that of its slot."""
+        if not isinstance(value, tuple):
+            return ast.Constant(value)
+        name = f"_{self.names[slot]}_{parameter}".upper()
+        self.found.constants[name] = value
+        return _name(name)
 
     def _public_name(self, function: Callable[..., Any]) -> ast.expr | None:
         """`torch.tanh` for a function of one of the dialect's modules."""

@@ -12,7 +12,7 @@ from scipy import special
 
 from actsearch.export import numpy_ops
 from actsearch.export.inline import Dialect, write
-from actsearch.export.source import as_computed, header, names, summary, tables
+from actsearch.export.source import as_computed, constants, header, names, summary, tables
 from actsearch.genotype import Genotype
 
 _IMPORTS = {"math": "import math", "np": "import numpy as np", "special": "from scipy import special"}
@@ -63,7 +63,12 @@ def to_numpy_source(genotype: Genotype, name: str | None = None) -> str:
     needs = "It needs NumPy and SciPy (for erf)." if "special" in written.modules else "It needs NumPy alone."
     used = written.modules | {"np"}
     blocks = ["\n".join(_IMPORTS[m] for m in group if m in used) for group in (["math"], ["np", "special"])]
-    parts = [header(genotype, cls, needs), *(block for block in blocks if block), *tables(written.bounds, "")]
+    parts = [
+        header(genotype, cls, needs),
+        *(block for block in blocks if block),
+        *constants(written),
+        *tables(written.bounds, ""),
+    ]
     helpers = [text.replace("Array", "np.ndarray") for text in written.helpers.values()]
     main = f'''def {function}(x: np.ndarray) -> np.ndarray:
     """{summary(genotype)}"""

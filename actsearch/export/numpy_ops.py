@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any
 
@@ -232,7 +232,7 @@ def rbf(x: Array, coefficients: tuple[float, ...]) -> Array:
     return y
 
 
-_OF_NUMPY: Mapping[str, Callable[..., Any]] = {
+_OF_NUMPY: dict[str, Callable[..., Any]] = {
     "abs": np.abs,
     "tanh": np.tanh,
     "atan": np.arctan,

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 
 import actsearch
 from actsearch.errors import SettingsError
-from actsearch.export.inline import Bound, Dialect, formatted, write
+from actsearch.export.inline import Bound, Dialect, Written, formatted, write
 from actsearch.genotype import Genotype
 from actsearch.ops import guard
+from actsearch.ops.spec import Value
 
 _MODULES = {"torch": torch, "F": F, "math": math}
 _IMPORTS = {"torch": "import torch", "F": "import torch.nn.functional as F", "math": "import math"}
@@ -70,6 +71,7 @@ def to_source(genotype: Genotype, name: str | None = None, trainable: bool = Fal
     parts = [
         header(genotype, cls, "It needs torch alone."),
         "\n\n".join("\n".join(block) for block in (imports, [*third, "from torch import Tensor, nn"]) if block),
+        *constants(written),
         *tables(written.bounds, "torch."),
     ]
     helpers = [*([_LIMIT] if written.bounds else []), *written.helpers.values()]
@@ -98,8 +100,9 @@ def as_computed(genotype: Genotype) -> Genotype:
     """The genotype with its parameters rounded to float32, as Activation holds them."""
     data = genotype.to_dict()
     for slot in data["slots"].values():
+        slot.pop("at_sites", None)
         slot["parameters"] = {
-            name: float(torch.tensor(value, dtype=torch.float32)) for name, value in slot["parameters"].items()
+            name: torch.tensor(value, dtype=torch.float32).tolist() for name, value in slot["parameters"].items()
         }
     return Genotype.from_dict(data)
 
@@ -126,6 +129,17 @@ def header(genotype: Genotype, title: str, needs: str) -> str:
     text = "\n".join(line.rstrip() for line in lines).replace('"""', "'''")
     text = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
     return f'{"r" if chr(92) in text else ""}"""{text}\n"""'
+
+
+def constants(written: Written) -> list[str]:
+    """The module-level constants: coefficients by name."""
+    lines = []
+    for name, values in written.constants.items():
+        numbers = ", ".join(formatted(repr(value)) for value in values)
+        lines.append(f"{name} = (")
+        lines += textwrap.wrap(numbers + ",", width=88, initial_indent="    ", subsequent_indent="    ")
+        lines.append(")")
+    return ["\n".join(lines)] if lines else []
 
 
 def tables(bounds: dict[str, Bound], dtype_prefix: str) -> list[str]:
@@ -167,7 +181,7 @@ def _class(name: str, function: str) -> str:
 
 def _trainable_class(genotype: Genotype, name: str, body: str) -> str:
     parameters = [
-        f"self.{slot}_{parameter} = nn.Parameter(torch.tensor({formatted(repr(value))}))"
+        f"self.{slot}_{parameter} = nn.Parameter(torch.tensor({_literal(value)}))"
         for slot in genotype.order
         for parameter, value in genotype.slots[slot].parameters.items()
     ]
@@ -183,6 +197,12 @@ def _trainable_class(genotype: Genotype, name: str, body: str) -> str:
             textwrap.indent(body, "        "),
         ]
     )
+
+
+def _literal(value: Value) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(formatted(repr(v)) for v in value)}]"
+    return formatted(repr(value))
 
 
 def summary(genotype: Genotype) -> str:

@@ -10,7 +10,7 @@ from actsearch.genotype import Genotype, rounded
 from actsearch.ops import formula as formulas
 from actsearch.ops.clip import Clip
 from actsearch.ops.graph import INPUT
-from actsearch.ops.spec import REALS, registry
+from actsearch.ops.spec import REALS, Value, registry
 
 CLIP = sympy.Function("clip")
 
@@ -33,7 +33,7 @@ def to_sympy(genotype: Genotype, x: sympy.Symbol | None = None, named_clip: bool
     for slot in genotype.order:
         choice = genotype.slots[slot]
         spec = registry[choice.op]
-        parameters = {name: sympy.Float(repr(value), 17) for name, value in choice.parameters.items()}
+        parameters = {name: _number(value) for name, value in choice.parameters.items()}
         value = formulas.of_op(spec, *(values[name] for name in choice.inputs), **parameters)
         low, high = bounds.of_op(spec, [intervals[name] for name in choice.inputs], choice.parameters)
         if clip.needed(spec, inputs_limited=INPUT not in choice.inputs):
@@ -43,6 +43,12 @@ def to_sympy(genotype: Genotype, x: sympy.Symbol | None = None, named_clip: bool
         values[slot], intervals[slot] = value, (low, high)
     scale = sympy.Float(repr(genotype.scale), 17) if genotype.scale != 1 else sympy.Integer(1)
     return scale * values[genotype.output]
+
+
+def _number(value: Value) -> sympy.Expr | tuple[sympy.Expr, ...]:
+    if isinstance(value, tuple):
+        return tuple(sympy.Float(repr(v), 17) for v in value)
+    return sympy.Float(repr(value), 17)
 
 
 def _clipped(value: sympy.Expr, clip: Clip, interval: bounds.Interval) -> sympy.Expr:

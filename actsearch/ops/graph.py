@@ -9,7 +9,7 @@ from torch import Tensor
 
 from actsearch.errors import SpaceError
 from actsearch.ops.clip import Clip
-from actsearch.ops.spec import registry
+from actsearch.ops.spec import Value, registry
 
 INPUT = "x"
 MAX_DEPTH = 30  # slots on a path: a formula of such a depth can still be parsed
@@ -86,19 +86,19 @@ class Tree(NamedTuple):
     """
 
     op: str
-    parameters: tuple[tuple[str, float], ...] = ()
+    parameters: tuple[tuple[str, Value], ...] = ()
     arguments: tuple[Tree, ...] = ()
 
-    @property
-    def has_parameters(self) -> bool:
-        """Whether the function depends on a trainable parameter."""
-        return bool(self.parameters) or any(argument.has_parameters for argument in self.arguments)
+    def ops(self) -> frozenset[str]:
+        """The operations of the function."""
+        own = frozenset() if self == LEAF else frozenset({self.op})
+        return own.union(*(argument.ops() for argument in self.arguments))
 
 
 LEAF = Tree(INPUT)
 
 
-def node(op: str, arguments: Sequence[Tree], parameters: Mapping[str, float] | None = None) -> Tree:
+def node(op: str, arguments: Sequence[Tree], parameters: Mapping[str, Value] | None = None) -> Tree:
     """The canonical tree of `op` applied to canonical `arguments`.
 
     Projections vanish, as does an idempotent operation of equal arguments; constants drop their argument; the

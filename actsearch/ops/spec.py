@@ -12,6 +12,7 @@ from torch import Tensor
 from actsearch.errors import UnknownNameError
 
 Scope = Literal["network", "site", "channel"]
+Value = float | tuple[float, ...]
 Monotonicity = Literal["increasing", "decreasing", "constant"] | None
 
 REALS = (-math.inf, math.inf)
@@ -35,7 +36,7 @@ class OpParameter:
     """
 
     name: str
-    mean: float | tuple[float, ...]
+    mean: Value
     std: float = 0.0
     scope: Scope = "network"
     trained_with: Literal["alpha", "weights"] = "alpha"

@@ -11,11 +11,13 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING
 
 import actsearch._torchvision  # noqa: F401
 
+import numpy as np
 import torch
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
@@ -73,6 +75,9 @@ class TensorBoardObserver:
             finite = values[values.isfinite()]
             if finite.numel():
                 writer.add_histogram(f"pre_activations/{site}", finite.numpy(), epoch)
+        for name, cell in snapshot.cells.items():
+            for tag, numbers in _vectors(cell):
+                writer.add_histogram(f"{prefixes[name]}coefficients/{tag}", np.asarray(numbers), epoch)
         self.history.append({name: cell.probabilities for name, cell in snapshot.cells.items()})
         if is_drawn(epoch, snapshot.epochs):
             for name in list(snapshot.cells)[:DRAWN_CELLS]:
@@ -173,9 +178,24 @@ def _cell_scalars(cell: CellSnapshot) -> dict[str, float]:
     scalars |= {"survivors": cell.n_survivors, "collapsed_share": cell.collapsed_share}
     for key, value in cell.op_parameters.items():
         slot, op, _ = key.split("/")
-        if op in cell.survivors[slot]:
+        if op in cell.survivors[slot] and not isinstance(value, tuple):
             scalars[f"op_parameters/{key}"] = value
+            for site, here in cell.at_sites.get(key, {}).items():
+                scalars[f"op_parameters/{key}/{site}"] = fmean(here) if isinstance(here, tuple) else here
     return scalars
+
+
+def _vectors(cell: CellSnapshot) -> Iterator[tuple[str, tuple[float, ...]]]:
+    """What is more than a number a site: coefficients, and slopes by channel; of survivors, with tags."""
+    for key, value in cell.op_parameters.items():
+        slot, op, _ = key.split("/")
+        if op not in cell.survivors[slot]:
+            continue
+        if isinstance(value, tuple) and key not in cell.at_sites:
+            yield key, value
+        for site, here in cell.at_sites.get(key, {}).items():
+            if isinstance(here, tuple):
+                yield f"{key}/{site}", here
 
 
 def _inputs_of(cell: str, snapshot: Snapshot) -> Tensor | None:

@@ -26,6 +26,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from actsearch.cell.mixed import MixedCell
 from actsearch.errors import EvaluatorError, NonFiniteError, SettingsError, TaskError
+from actsearch.ops.spec import registry
 from actsearch.search.gate import Gate
 from actsearch.search.late import LateReadings
 from actsearch.search.monitor import Observer, Snapshot, locate_non_finite, recorded_inputs, snapshot_cell
@@ -45,7 +46,7 @@ class BilevelSearch(pl.LightningModule):
     """Drives any LightningModule whose `training_step` returns a loss, and whose activations were swapped for cells.
 
     Three disjoint groups of parameters: the task's weights (by the task's own optimiser and schedulers), α (Adam), and
-    the parameters of operations (Adam without weight decay, at either level).
+    the parameters of operations (Adam without weight decay, each at the level that `settings.op_parameters` says).
 
     A step whose loss or gradient is not finite in any process changes neither parameters nor the state of optimisers,
     is counted (`skipped`), and too many end the search. A CPU decides on the host. On CUDA nothing is waited for
@@ -82,6 +83,12 @@ class BilevelSearch(pl.LightningModule):
         self.observers = list(observers)
         self.alphas: list[nn.Parameter] = [a for cell in cells.values() for a in cell.alpha.values()]
         self.op_parameters: list[nn.Parameter] = [p for cell in cells.values() for p in cell.op_parameters.values()]
+        self._with_alpha: list[nn.Parameter] = []
+        self._with_weights: list[nn.Parameter] = []
+        for cell in cells.values():
+            for key, parameter in cell.op_parameters.items():
+                spec = cell.op_parameters.spec_of(key)
+                (self._with_alpha if settings.level_of(spec) == "alpha" else self._with_weights).append(parameter)
         self.weights: list[nn.Parameter] = [p for p in task.parameters() if p.requires_grad]
         self._check_disjoint()
         for cell in cells.values():
@@ -116,6 +123,18 @@ class BilevelSearch(pl.LightningModule):
                     )
                 owner[id(parameter)] = name
 
+    def meet(self, batch: Any) -> None:
+        """Run the task once, in the standard activation, so that parameters by channel take their number.
+
+        It must be done before a fit if there are such; nothing else is changed.
+        """
+        modes = [cell.mode for cell in self._cells()]
+        self._set_mode("warm")
+        with torch.no_grad(), frozen_statistics(self._statistics_layers):
+            self._loss(self._to_device(batch), 0, None)
+        for cell, mode in zip(self._cells(), modes, strict=True):
+            cell.mode = mode
+
     # -- optimisers ------------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
@@ -134,9 +153,12 @@ class BilevelSearch(pl.LightningModule):
         optimizers["alpha"] = torch.optim.Adam(
             self.alphas, lr=s.alpha_lr, betas=s.alpha_betas, weight_decay=s.alpha_weight_decay
         )
-        if self.op_parameters:
+        if self._with_alpha:
             lr = s.op_parameter_lr or s.alpha_lr
-            optimizers["op_parameters"] = torch.optim.Adam(self.op_parameters, lr=lr, betas=s.alpha_betas)
+            optimizers["op_parameters"] = torch.optim.Adam(self._with_alpha, lr=lr, betas=s.alpha_betas)
+        if self._with_weights:
+            lr = s.op_parameter_lr or OP_PARAMETER_LR
+            optimizers["op_parameters_with_weights"] = torch.optim.Adam(self._with_weights, lr=lr)
         self._optimizer_names = list(optimizers)
         return list(optimizers.values()), schedulers
 
@@ -149,9 +171,9 @@ class BilevelSearch(pl.LightningModule):
     def _make_gates(self) -> None:
         """The optimisers of either level, each behind a gate, now that their state is loaded."""
         gates = {name: Gate(optimizer) for name, optimizer in self._named_optimizers().items()}
-        names = ["alpha", "op_parameters"] if self.settings.op_parameters == "alpha" else ["alpha"]
-        self._upper = [gate for name, gate in gates.items() if name in names]
-        self._lower = [gate for name, gate in gates.items() if name not in names]
+        upper = ("alpha", "op_parameters")
+        self._upper = [gate for name, gate in gates.items() if name in upper]
+        self._lower = [gate for name, gate in gates.items() if name not in upper]
 
     def _apply_gradients(self, level: str, parameters: Parameters, gates: Sequence[Gate]) -> Tensor:
         """Reduce, check, clip and apply the accumulated gradients if they are finite; whether they are (0-d, bool)."""
@@ -203,12 +225,15 @@ class BilevelSearch(pl.LightningModule):
         """Whether nothing is left for α steps: every slot is decided, and by an operation without parameters of α's."""
         survivors = tuple(cell.n_survivors for cell in self._cells())
         if self._settled_at is None or self._settled_at[0] != survivors:
-            with_alpha = self.settings.op_parameters == "alpha"
-            settled = all(
-                cell.is_discrete and not (with_alpha and cell.genotype().tree.has_parameters) for cell in self._cells()
-            )
+            settled = all(cell.is_discrete and not self._trains_with_alpha(cell) for cell in self._cells())
             self._settled_at = survivors, settled
         return self._settled_at[1]
+
+    def _trains_with_alpha(self, cell: MixedCell) -> bool:
+        """Whether the function of a discrete cell depends on parameters that are trained with α."""
+        return any(
+            self.settings.level_of(p) == "alpha" for op in cell.genotype().tree.ops() for p in registry[op].parameters
+        )
 
     @property
     def accumulate(self) -> int:
@@ -218,12 +243,12 @@ class BilevelSearch(pl.LightningModule):
     @property
     def upper_parameters(self) -> list[nn.Parameter]:
         """What α steps train."""
-        return self.alphas + (self.op_parameters if self.settings.op_parameters == "alpha" else [])
+        return self.alphas + self._with_alpha
 
     @property
     def lower_parameters(self) -> list[nn.Parameter]:
         """What weight steps train."""
-        return self.weights + (self.op_parameters if self.settings.op_parameters == "weights" else [])
+        return self.weights + self._with_weights
 
     def _arch_step(self, batch: Any, train_batch: Any, index: int, full: bool) -> None:
         parameters = self.upper_parameters
@@ -254,7 +279,7 @@ class BilevelSearch(pl.LightningModule):
 
         def first_order() -> tuple[Tensor, Sequence[Tensor | None]]:
             loss = self._loss(batch, index, "train")
-            return loss, self._gradients(loss, parameters)
+            return loss, self._gradients(loss + self._slope_recovery(), parameters)
 
         with _constant(self.upper_parameters):
             self._resample()
@@ -399,6 +424,17 @@ class BilevelSearch(pl.LightningModule):
         if self.settings.anchor == 0:
             return 0.0
         return self.settings.anchor * torch.stack([cell.anchor() for cell in self._cells()]).sum()
+
+    def _slope_recovery(self) -> Tensor | float:
+        """The slope-recovery term of all cells, where slopes take part."""
+        if self.settings.slope_recovery == 0 or self._warming:
+            return 0.0
+        terms = [term for cell in self._cells() if (term := cell.slope_recovery()) is not None]
+        if not terms:
+            return 0.0
+        total = torch.stack(terms).sum()
+        self._add("slope_recovery", total.detach())
+        return self.settings.slope_recovery * total
 
     def _cells(self) -> Iterator[MixedCell]:
         for cell in self.cells.values():
@@ -658,6 +694,8 @@ class BilevelSearch(pl.LightningModule):
         self._seconds = float(state["seconds"])
         self._usable = dict(state.get("usable", {}))
 
+
+OP_PARAMETER_LR = 1e-3  # of those trained with the weights, by Adam
 
 _NO_GRADIENT = "its gradient is not finite"
 

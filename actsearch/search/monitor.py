@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from actsearch.cell.mixed import MixedCell, MixedSite
 from actsearch.genotype import Genotype
 from actsearch.ops.graph import INPUT
-from actsearch.ops.spec import registry
+from actsearch.ops.spec import Value, registry
 
 SAMPLE = 4096  # pre-activations kept of a site
 
@@ -27,7 +27,8 @@ class CellSnapshot:
         probabilities: mean weight by slot and candidate, 0 for the dropped.
         survivors: ids by slot.
         genotype: the discrete cell at this moment.
-        op_parameters: values by `slot/op/name`.
+        op_parameters: values by `slot/op/name`; of a vector a tuple. Where sites or channels have their own, the mean.
+        at_sites: these, by `slot/op/name` and the name of the site.
         sites: names of the activation sites that share it.
         clip_hits: share of the elements beyond the clip's limit by `slot/op`, over the recorded pre-activations.
     """
@@ -35,9 +36,10 @@ class CellSnapshot:
     probabilities: Mapping[str, Mapping[str, float]]
     survivors: Mapping[str, tuple[str, ...]]
     genotype: Genotype
-    op_parameters: Mapping[str, float]
+    op_parameters: Mapping[str, Value]
     clip_hits: Mapping[str, float]
     sites: tuple[str, ...] = ()
+    at_sites: Mapping[str, Mapping[str, Value]] = field(default_factory=dict)
 
     @property
     def entropy(self) -> dict[str, float]:
@@ -97,7 +99,12 @@ def snapshot_cell(cell: MixedCell, pre_activations: Tensor | None) -> CellSnapsh
         },
         survivors=cell.survivors,
         genotype=cell.genotype(),
-        op_parameters={key: float(value.detach()) for key, value in cell.op_parameters.items()},
+        op_parameters={key: cell.op_parameters.value(key) for key in cell.op_parameters.specs},
+        at_sites={
+            key: {site: cell.op_parameters.values_at(key, k) for k, site in enumerate(cell.site_names)}
+            for key, p in cell.op_parameters.specs.items()
+            if p.scope != "network"
+        },
         sites=tuple(cell.site_names),
         clip_hits={} if pre_activations is None else clip_hits(cell, pre_activations),
     )
@@ -107,7 +114,7 @@ def snapshot_cell(cell: MixedCell, pre_activations: Tensor | None) -> CellSnapsh
 def clip_hits(cell: MixedCell, x: Tensor) -> dict[str, float]:
     """Share of elements beyond the clip's limit for every surviving unbounded candidate, by `slot/op`, at inputs `x`.
 
-    Slots further on see the mixture of the mean weights.
+    Slots further on see the mixture of the mean weights; parameters that differ from site to site are at their mean.
     """
     found: dict[str, float] = {}
     if cell.space.clip.kind == "none":
@@ -131,7 +138,7 @@ def clip_hits(cell: MixedCell, x: Tensor) -> dict[str, float]:
 
 
 def _parameters(cell: MixedCell, slot: str, op: str) -> dict[str, Tensor]:
-    return {p.name: cell.op_parameters[f"{slot}/{op}/{p.name}"].detach() for p in registry[op].parameters}
+    return {p.name: cell.op_parameters.mean(f"{slot}/{op}/{p.name}") for p in registry[op].parameters}
 
 
 @contextmanager

@@ -6,9 +6,12 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from actsearch.errors import SettingsError, unknown_name
+
+if TYPE_CHECKING:
+    from actsearch.ops.spec import OpParameter
 
 
 @dataclass
@@ -62,8 +65,12 @@ class SearchSettings:
         alpha_weight_decay: L2 on α.
         alpha_clip: greatest norm of α's gradient.
         anchor: weight of the relaxation's anchor (KL to the uniform Dirichlet) in α's loss.
-        op_parameters: whether β and γ of operations are trained with α (published) or with the weights.
-        op_parameter_lr: their learning rate; default: that of the group they are trained with.
+        op_parameters: whether parameters of operations are trained with α or with the weights; as published, β and γ
+            are with α, slopes and coefficients with the weights.
+        op_parameter_lr: Adam's learning rate of these; default: alpha_lr with α, and 1e-3 with the weights.
+        slope_recovery: weight of the slope-recovery term in the weights' loss, for spaces with slopes; each slope
+            candidate counts in proportion to its probability.
+        channel_axis: axis of the channels, for spaces with parameters by channel; 1 for images, -1 for tokens.
         weight_clip: greatest norm of the weights' gradient.
         accumulate: batches whose gradients make one step of either level.
         warm: standard activation of the warm start.
@@ -93,8 +100,10 @@ class SearchSettings:
     alpha_weight_decay: float = 1e-3
     alpha_clip: float | None = None
     anchor: float = 0.0
-    op_parameters: Literal["alpha", "weights"] = "alpha"
+    op_parameters: Literal["published", "alpha", "weights"] = "published"
     op_parameter_lr: float | None = None
+    slope_recovery: float = 0.01
+    channel_axis: int | None = None
     weight_clip: float | None = None
     accumulate: int = 1
     warm: str = "relu"
@@ -126,17 +135,19 @@ class SearchSettings:
         _choice("relaxation", self.relaxation, ("dirichlet", "gumbel", "softmax"))
         _choice("evaluator", self.evaluator, ("auto", "table", "dense"))
         _choice("order", self.order, (1, 2))
-        _choice("op_parameters", self.op_parameters, ("alpha", "weights"))
+        _choice("op_parameters", self.op_parameters, ("published", "alpha", "weights"))
         _choice("shrink_unit", self.shrink_unit, ("epoch", "step"))
         _positive("alpha_lr", self.alpha_lr)
         for name in ("inner_lr", "alpha_clip", "op_parameter_lr", "weight_clip"):
             if getattr(self, name) is not None:
                 _positive(name, getattr(self, name))
-        for name in ("alpha_weight_decay", "anchor"):
+        for name in ("alpha_weight_decay", "anchor", "slope_recovery"):
             if not _is_number(getattr(self, name)) or getattr(self, name) < 0:
                 raise SettingsError(f"{name} must be a finite number from 0 on, not {getattr(self, name)!r}")
         if not (_is_number(self.arch_fraction) and 0 < self.arch_fraction < 1):
             raise SettingsError(f"arch_fraction must lie between 0 and 1, not {self.arch_fraction!r}")
+        if isinstance(self.channel_axis, bool) or not isinstance(self.channel_axis, int | None):
+            raise SettingsError(f"channel_axis must be a whole number such as 1 or -1, not {self.channel_axis!r}")
         if len(self.alpha_betas) != 2 or not all(_is_number(b) and 0 <= b < 1 for b in self.alpha_betas):
             raise SettingsError(f"alpha_betas must be two numbers from 0 to below 1, not {self.alpha_betas!r}")
         self.alpha_betas = (float(self.alpha_betas[0]), float(self.alpha_betas[1]))
@@ -147,6 +158,10 @@ class SearchSettings:
             )
         if self.inner_lr is not None and self.order == 1:
             raise SettingsError("inner_lr is used by order 2 only; set order to 2 or leave inner_lr out")
+
+    def level_of(self, parameter: OpParameter) -> str:
+        """What trains a parameter of an operation: `alpha` or `weights`."""
+        return parameter.trained_with if self.op_parameters == "published" else self.op_parameters
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SearchSettings:

@@ -5,7 +5,16 @@ import actsearch._torchvision  # noqa: F401
 from actsearch.tasks.build import build
 from actsearch.tasks.classification import Classification
 from actsearch.tasks.language_modelling import LanguageModelling
-from actsearch.tasks.optim import OptimSettings
+from actsearch.tasks.optim import OptimSettings, parameter_groups
 from actsearch.tasks.regression import Regression
+from actsearch.tasks.slope_recovery import SlopeRecovery
 
-__all__ = ["Classification", "LanguageModelling", "OptimSettings", "Regression", "build"]
+__all__ = [
+    "Classification",
+    "LanguageModelling",
+    "OptimSettings",
+    "Regression",
+    "SlopeRecovery",
+    "build",
+    "parameter_groups",
+]

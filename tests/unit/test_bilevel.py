@@ -90,7 +90,9 @@ class ClosedForm:
         self.beta = nn.Parameter(cell.op_parameters["u1/beta_mul/beta"].detach().clone())
         self.adam = [
             torch.optim.Adam([self.alpha], self.s.alpha_lr, self.s.alpha_betas, weight_decay=self.s.alpha_weight_decay),
-            torch.optim.Adam([self.beta], self.s.alpha_lr, self.s.alpha_betas),
+            torch.optim.Adam([self.beta], self.s.alpha_lr, self.s.alpha_betas)
+            if self.s.op_parameters == "published"
+            else torch.optim.Adam([self.beta], 1e-3),
         ]
 
     def values(self) -> tuple[Tensor, Tensor]:
@@ -111,7 +113,7 @@ class ClosedForm:
             xi = self.s.inner_lr or LR
             ahead = self.w - xi * (self.w - s * A)
             ds = -(ahead - s * B) @ B + xi * (ahead - s * B) @ A
-        with_alpha = self.s.op_parameters == "alpha"
+        with_alpha = self.s.op_parameters == "published"
         self.set_gradients(ds, with_alpha)
         for optimizer in self.adam[: 2 if with_alpha else 1]:
             optimizer.step()
@@ -142,7 +144,7 @@ def assert_same_state(search: BilevelSearch, expected: ClosedForm) -> None:
     torch.testing.assert_close(beta, expected.beta.detach(), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("op_parameters", ["alpha", "weights"])
+@pytest.mark.parametrize("op_parameters", ["published", "weights"])
 @pytest.mark.parametrize(("order", "inner_lr"), [(1, None), (2, None), (2, 0.7)])
 def test_a_search_follows_the_closed_form(order: Any, inner_lr: float | None, op_parameters: Any) -> None:
     search, loader = quadratic(settings_of(order=order, inner_lr=inner_lr, op_parameters=op_parameters))
@@ -313,7 +315,7 @@ class Levels(pl.Callback):
         ops = {f"op.{k}": v for k, v in cell.op_parameters.items()}
         alpha = {f"alpha.{k}": v for k, v in cell.alpha.items()}
         self.lower: dict[str, Tensor] = {**dict(task.named_parameters()), **(ops if op_parameters == "weights" else {})}
-        self.upper: dict[str, Tensor] = {**alpha, **(ops if op_parameters == "alpha" else {})}
+        self.upper: dict[str, Tensor] = {**alpha, **(ops if op_parameters == "published" else {})}
         self.buffers = dict(task.named_buffers())
         self.kept: dict[str, Tensor] = {}
         self.steps: list[str] = []
@@ -364,7 +366,7 @@ def network(settings: SearchSettings, rows: Tensor | None = None, **options: Any
 
 
 @pytest.mark.parametrize("order", [1, 2])
-@pytest.mark.parametrize("op_parameters", ["alpha", "weights"])
+@pytest.mark.parametrize("op_parameters", ["published", "weights"])
 @pytest.mark.parametrize("relaxation", ["dirichlet", "gumbel", "softmax"])
 def test_neither_level_leaves_a_trace_in_the_other(order: Any, op_parameters: Any, relaxation: Any) -> None:
     search, loader = network(settings_of(order=order, op_parameters=op_parameters, relaxation=relaxation))
@@ -374,8 +376,8 @@ def test_neither_level_leaves_a_trace_in_the_other(order: Any, op_parameters: An
         fit(search, loader, 2, levels)
     finally:
         handle.remove()
-    assert levels.steps.count("upper") == (24 if op_parameters == "alpha" else 12)
-    assert levels.steps.count("lower") == (12 if op_parameters == "alpha" else 24)
+    assert levels.steps.count("upper") == (24 if op_parameters == "published" else 12)
+    assert levels.steps.count("lower") == (12 if op_parameters == "published" else 24)
     assert levels.moved == set(levels.lower) | set(levels.upper) | set(levels.buffers)  # and yet everything is trained
 
 

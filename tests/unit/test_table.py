@@ -31,7 +31,7 @@ def double(cell: MixedCell) -> MixedCell:
     """The cell with the same draws in float64, densely."""
     cell.evaluator.start(
         {s: w.double() for s, w in cell.evaluator._weights.items()},  # type: ignore[union-attr]
-        dict(cell.op_parameters.items()),
+        cell.op_parameters,
     )
     return cell
 
