@@ -120,7 +120,7 @@ class Activation(nn.Module):
             return found
         return found.view(*found.shape[:-1], *shape)
 
-    def slopes(self) -> list[Tensor]:
+    def adaptive_slopes(self) -> list[Tensor]:
         """The trained slopes, which the slope-recovery term counts; each of shape () or (C,)."""
         return [
             self._parameter(slot, op, p.name)

@@ -194,7 +194,7 @@ class _Writer:
         """The expression of a constant: a vector gets a name, that of its slot."""
         if not isinstance(value, tuple):
             return ast.Constant(value)
-        name = f"_{self.names[slot]}_{parameter}".upper()
+        name = constant_name(self.names[slot], parameter)
         self.found.constants[name] = value
         return _name(name)
 
@@ -387,6 +387,11 @@ def _local_names(slots: Sequence[str], reserved: set[str]) -> dict[str, str]:
         taken.add(name)
         names[slot] = name
     return names
+
+
+def constant_name(slot: str, parameter: str) -> str:
+    """What the vector of a slot's operation is called in a file."""
+    return f"_{slot}_{parameter}".upper()
 
 
 def _definition(function: Callable[..., Any], op: str) -> ast.FunctionDef:

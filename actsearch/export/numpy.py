@@ -66,7 +66,7 @@ def to_numpy_source(genotype: Genotype, name: str | None = None) -> str:
     parts = [
         header(genotype, cls, needs),
         *(block for block in blocks if block),
-        *constants(written),
+        *constants(written.constants),
         *tables(written.bounds, ""),
     ]
     helpers = [text.replace("Array", "np.ndarray") for text in written.helpers.values()]

@@ -7,6 +7,7 @@ import keyword
 import math
 import re
 import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 
 import actsearch
 from actsearch.errors import SettingsError
-from actsearch.export.inline import Bound, Dialect, Written, formatted, write
+from actsearch.export.inline import Bound, Dialect, constant_name, formatted, write
 from actsearch.genotype import Genotype
 from actsearch.ops import guard
 from actsearch.ops.spec import Value
@@ -71,7 +72,7 @@ def to_source(genotype: Genotype, name: str | None = None, trainable: bool = Fal
     parts = [
         header(genotype, cls, "It needs torch alone."),
         "\n\n".join("\n".join(block) for block in (imports, [*third, "from torch import Tensor, nn"]) if block),
-        *constants(written),
+        *constants(_vectors(genotype) if trainable else written.constants),
         *tables(written.bounds, "torch."),
     ]
     helpers = [*([_LIMIT] if written.bounds else []), *written.helpers.values()]
@@ -131,14 +132,11 @@ def header(genotype: Genotype, title: str, needs: str) -> str:
     return f'{"r" if chr(92) in text else ""}"""{text}\n"""'
 
 
-def constants(written: Written) -> list[str]:
+def constants(vectors: Mapping[str, Sequence[float]]) -> list[str]:
     """The module-level constants: coefficients by name."""
     lines = []
-    for name, values in written.constants.items():
-        numbers = ", ".join(formatted(repr(value)) for value in values)
-        lines.append(f"{name} = (")
-        lines += textwrap.wrap(numbers + ",", width=88, initial_indent="    ", subsequent_indent="    ")
-        lines.append(")")
+    for name, values in vectors.items():
+        lines += [f"{name} = (", *(f"    {formatted(repr(value))}," for value in values), ")"]
     return ["\n".join(lines)] if lines else []
 
 
@@ -181,7 +179,7 @@ def _class(name: str, function: str) -> str:
 
 def _trainable_class(genotype: Genotype, name: str, body: str) -> str:
     parameters = [
-        f"self.{slot}_{parameter} = nn.Parameter(torch.tensor({_literal(value)}))"
+        f"self.{slot}_{parameter} = nn.Parameter(torch.tensor({_literal(slot, parameter, value)}))"
         for slot in genotype.order
         for parameter, value in genotype.slots[slot].parameters.items()
     ]
@@ -199,10 +197,17 @@ def _trainable_class(genotype: Genotype, name: str, body: str) -> str:
     )
 
 
-def _literal(value: Value) -> str:
-    if isinstance(value, tuple):
-        return f"[{', '.join(formatted(repr(v)) for v in value)}]"
-    return formatted(repr(value))
+def _literal(slot: str, parameter: str, value: Value) -> str:
+    return constant_name(slot, parameter) if isinstance(value, tuple) else formatted(repr(value))
+
+
+def _vectors(genotype: Genotype) -> dict[str, tuple[float, ...]]:
+    return {
+        constant_name(slot, parameter): value
+        for slot in genotype.order
+        for parameter, value in genotype.slots[slot].parameters.items()
+        if isinstance(value, tuple)
+    }
 
 
 def summary(genotype: Genotype) -> str:

@@ -183,9 +183,9 @@ def of_op(spec: OpSpec, *arguments: sympy.Expr, **parameters: sympy.Expr | Seque
 def _sympy_functions() -> dict[str, Callable[..., Any]]:
     def of(spec: OpSpec) -> Callable[..., sympy.Expr]:
         def function(*arguments: sympy.Expr) -> sympy.Expr:
-            if len(arguments) != spec.arity:
+            if len(arguments) != spec.arity + _n_numbers(spec):
                 raise TypeError
-            return of_op(spec, *arguments)
+            return of_op(spec, *arguments[: spec.arity], **_named(spec, arguments[spec.arity :]))
 
         return function
 
@@ -194,8 +194,34 @@ def _sympy_functions() -> dict[str, Callable[..., Any]]:
 
 
 def _callable_specs() -> list[OpSpec]:
-    """Operations that a formula may call by their ids; its max and min take any number of arguments instead."""
-    return [spec for op, spec in registry.items() if not spec.parameters and op not in ("max", "min")]
+    """Operations that a formula may call by their ids; its max and min take any number of arguments instead.
+
+    Those with coefficients take them after their arguments, as their printed form has them.
+    """
+    return [spec for op, spec in registry.items() if op not in ("max", "min") and all(p.shape for p in spec.parameters)]
+
+
+def _n_numbers(spec: OpSpec) -> int:
+    return sum(p.shape[0] for p in spec.parameters)
+
+
+def _named(spec: OpSpec, numbers: Sequence[Any]) -> dict[str, tuple[Any, ...]]:
+    """The numbers of all vectors by the vector."""
+    rest = list(numbers)
+    return {p.name: tuple(rest.pop(0) for _ in range(p.shape[0])) for p in spec.parameters}
+
+
+def _torch_function(spec: OpSpec) -> Callable[..., Tensor]:
+    if not spec.parameters:
+        return spec.function
+
+    def function(*arguments: Tensor) -> Tensor:
+        if len(arguments) != spec.arity + _n_numbers(spec):
+            raise TypeError
+        given = _named(spec, arguments[spec.arity :])
+        return spec.function(*arguments[: spec.arity], **{name: torch.stack(v) for name, v in given.items()})
+
+    return function
 
 
 def to_torch(text: str) -> Callable[[Tensor], Tensor]:
@@ -206,7 +232,7 @@ def to_torch(text: str) -> Callable[[Tensor], Tensor]:
         "tan": torch.tan,
         "max": _torch_extremum(torch.maximum),
         "min": _torch_extremum(torch.minimum),
-        **{spec.id: spec.function for spec in _callable_specs()},
+        **{spec.id: _torch_function(spec) for spec in _callable_specs()},
     }
 
     def function(x: Tensor) -> Tensor:

@@ -40,9 +40,9 @@ RANDOM = 200
 
 def cells(spec: OpSpec) -> list[Genotype]:
     """The operation on the raw input, and on limited ones, with every clip and some scale."""
-    # Coefficients of high degree multiply rounding errors of tanh: they are small, as those of a smooth function.
-    vector = tuple(0.7 * (-1) ** k / (k + 1) ** 2 for k in range(10))
-    parameters = {p.name: vector if p.shape else 0.7 for p in spec.parameters}
+    parameters = {
+        p.name: tuple(0.7 * math.cos(k) for k in range(p.shape[0])) if p.shape else 0.7 for p in spec.parameters
+    }
     found = []
     for clip in CLIPS:
         for first, second in [("identity", "neg"), ("tanh", "relu"), ("sigmoid", "elu")]:
@@ -296,9 +296,9 @@ def test_the_numpy_form_of_every_operation_agrees(spec: OpSpec) -> None:
             x = everywhere(dtype)
             found = function(x.numpy())
             assert found.dtype == x.numpy().dtype
-            np.testing.assert_allclose(
-                found, activation(x).numpy(), rtol=tolerance, atol=tolerance, err_msg=str(genotype)
-            )
+            # The terms of a series are larger than their sum.
+            least = 4 * tolerance if any(p.shape for p in spec.parameters) else tolerance
+            np.testing.assert_allclose(found, activation(x).numpy(), rtol=tolerance, atol=least, err_msg=str(genotype))
 
 
 def test_random_functions_agree_in_numpy_in_value_and_difference_quotients() -> None:

@@ -178,7 +178,7 @@ def test_by_channel_a_genotype_keeps_all_values_and_its_function_has_their_mean(
         ({"at_sites": {"here": {"coefficients": [1.0]}}}, "must be a list of 10 numbers"),
         ({"at_sites": {"here": {"b": 1.0}}}, "needs values for .'coefficients'. at site 'here'"),
         ({"at_sites": {"here": 1.0}}, "needs values for .'coefficients'. at site 'here'"),
-        ({"op": "relu", "parameters": {}, "at_sites": {"here": {"a": 1.0}}}, "needs values for 'no parameter'"),
+        ({"op": "relu", "parameters": {}, "at_sites": {"here": {"a": 1.0}}}, "needs values for no parameter at site"),
         ({"op": "laaf_channel", "parameters": {"a": 1.0}, "at_sites": {"here": {"a": []}}}, "times the channels"),
         ({"op": "laaf_site", "parameters": {"a": [1.0]}}, "must be a number"),
     ],
@@ -225,7 +225,7 @@ def test_declared_parameters_are_trained_by_their_own_scope(op: str, added: int)
     model(x).square().mean().backward()
     optimizer.step()
     assert all(not torch.equal(p, old[name]) for name, p in model.named_parameters() if name.endswith("_a"))
-    slopes = [s for m in model.modules() if isinstance(m, Activation) for s in m.slopes()]
+    slopes = [s for m in model.modules() if isinstance(m, Activation) for s in m.adaptive_slopes()]
     assert {id(s) for s in slopes} == {id(p) for name, p in model.named_parameters() if name.endswith("_a")}
 
 
