@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from actsearch.errors import ActsearchError
     from actsearch.genotype import Genotype
     from actsearch.ops.adaptive_slope import AdaptiveSlope
+    from actsearch.ops.basis_activation import BasisActivation
     from actsearch.space import SearchSpace
     from actsearch.swap import SwapReport, swap, unswap
 
@@ -29,6 +30,7 @@ _HOME = {
     "Activation": "activation",
     "ActsearchError": "errors",
     "AdaptiveSlope": "ops.adaptive_slope",
+    "BasisActivation": "ops.basis_activation",
     "Genotype": "genotype",
     "MixedCell": "cell.mixed",
     "SearchResult": "api",
@@ -43,6 +45,7 @@ __all__ = [
     "Activation",
     "ActsearchError",
     "AdaptiveSlope",
+    "BasisActivation",
     "Genotype",
     "MixedCell",
     "SearchResult",

@@ -1,7 +1,7 @@
-"""Trainable bases (TAAFS): y = Σ_k c_k φ_k(tanh x) with trained c, as operations, and the bases themselves.
+"""Trainable bases (TAAFS), y = Σ_k c_k φ_k(tanh x) with trained coefficients c: the bases, and the operations.
 
-E. Li, arXiv 2412.14655. Every φ_k is a function on [-1, 1]; tanh brings the input there. Where the paper leaves it
-open: an operation has 10 coefficients, and they start at the least-squares fit to tanh.
+E. Li, arXiv 2412.14655. Every φ_k is a function on [-1, 1]; tanh brings the input there. What the paper leaves open: an
+operation has 10 coefficients, and they start at the least-squares fit to tanh.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ N_COEFFICIENTS = 10
 # Half the lowest angle of a Fourier series that had the range as its period.
 HALF_PI = math.pi / 2
 
-# At it, the functions of degree below 10 have most of their zeros within the range: they can be told apart there.
+# Without it, 10 functions can hardly be told apart on [-1, 1]: a condition number of 2.5e6, with it 120.
 HERMITE_STRETCH = 3.0
 
 # -- the operations: each is one `def` of its own, which the exporters write into files as it stands -----------------
