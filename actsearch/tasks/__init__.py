@@ -2,10 +2,11 @@
 
 import actsearch._torchvision  # noqa: F401
 
-from actsearch.tasks.build import build
+from actsearch.tasks.build import build, divide
 from actsearch.tasks.classification import Classification
 from actsearch.tasks.language_modelling import LanguageModelling
 from actsearch.tasks.optim import OptimSettings
+from actsearch.tasks.pinn import PINN
 from actsearch.tasks.regression import Regression
 
-__all__ = ["Classification", "LanguageModelling", "OptimSettings", "Regression", "build"]
+__all__ = ["PINN", "Classification", "LanguageModelling", "OptimSettings", "Regression", "build", "divide"]
