@@ -11,9 +11,8 @@ import actsearch._torchvision  # noqa: F401
 
 from actsearch import data, models, tasks
 from actsearch.config import SearchConfig, TransferConfig
-from actsearch.data import ImageData, TextData
+from actsearch.data.build import AnyData
 from actsearch.errors import UnknownNameError
-from actsearch.tasks import OptimSettings
 from actsearch.tasks.optim import Task
 
 
@@ -41,7 +40,7 @@ class TaskBuilder:
 class Experiment:
     """What a configuration means: the data, and what makes a task on it."""
 
-    data: ImageData | TextData
+    data: AnyData
     build_task: TaskBuilder
 
 
@@ -50,7 +49,7 @@ def build(config: SearchConfig | TransferConfig) -> Experiment:
     if config.model.name not in models.names():  # before data may be downloaded
         raise UnknownNameError("model", config.model.name, models.names())
     training = dataclasses.asdict(config.training)
-    OptimSettings.of({key: value for key, value in training.items() if key != "label_smoothing"})
+    tasks.divide(training)  # complains about the optimiser's
     values = dataclasses.asdict(config.data)
     options = values.pop("options")
     module = data.build(**values, **options)

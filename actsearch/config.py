@@ -15,19 +15,20 @@ class DataConfig:
     """What the model sees.
 
     Args:
-        name: images, such as digits, mnist, fashion_mnist, cifar10, cifar10_jpeg, npz or folder, or text:
-            python_reference, tinyshakespeare, tinystories or text.
+        name: images, such as digits, mnist, fashion_mnist, cifar10, cifar10_jpeg, npz or folder, text:
+            python_reference, tinyshakespeare, tinystories or text, or an equation: burgers, heat or poisson.
         root: its folder (its file for npz and text); default: the environment's ACTSEARCH_DATA, else
             ~/.cache/actsearch/data.
-        batch_size: examples a step; of text, windows.
+        batch_size: examples a step; of text, windows; of an equation, points.
         num_workers: processes that load data; what is held in memory needs none.
         augment: unset for what is standard for the set, true or false to insist, trivial for TrivialAugmentWide too.
         limit_train: use only that many training images, each class in proportion, or windows of text.
         limit_test: use only that many test images or windows.
-        seed: of the choice of these.
+        seed: of the choice of these; of an equation, of its points.
         device: where images are kept and augmented; cpu, cuda, or one such as cuda:1; default, auto: on the GPU that
             trains, if they take at most a quarter of its free memory.
-        options: of the set itself, such as image_size of folder, or context and tokenizer of text.
+        options: of the set itself, such as image_size of folder, context and tokenizer of text, or n_residual, n_data
+            and sampling of an equation.
     """
 
     name: str = "digits"
@@ -47,7 +48,7 @@ class ModelConfig:
     """Whose activation is searched.
 
     Args:
-        name: model, such as resnet8, resnet20, lenet, vit_tiny, minigpt or mlp.
+        name: model, such as resnet8, resnet20, lenet, vit_tiny, minigpt, mlp or pinn_mlp.
         options: its own arguments, such as width.
     """
 
@@ -74,6 +75,9 @@ class TrainingConfig:
         warmup_steps: the same in steps, with interval step.
         final_lr: where the cosine ends.
         label_smoothing: of the training loss; classification only.
+        residual_weight: of the equation's residual in the loss; equations only.
+        data_weight: of the initial and boundary conditions in the loss; equations only.
+        lbfgs_steps: iterations of L-BFGS over all points after a retraining; equations only.
     """
 
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
@@ -90,6 +94,9 @@ class TrainingConfig:
     warmup_steps: int = 0
     final_lr: float = 0.0
     label_smoothing: float = 0.0
+    residual_weight: float = 1.0
+    data_weight: float = 1.0
+    lbfgs_steps: int = 0
 
 
 @dataclass

@@ -91,6 +91,8 @@ def _column(weight: Tensor, y: Tensor) -> Tensor:
 def _plain_gradients(
     ctx: Any, weights: Tensor, tensors: Sequence[Tensor], grads: Sequence[Tensor], needs: Sequence[bool]
 ) -> list[Tensor | None]:
+    # Aliases: an earlier site holds the same parameters, and the gradients would go on through the inputs to those.
+    weights, *tensors = [t.view_as(t) for t in (weights, *tensors)]
     inputs, parameters = tensors[: ctx.n_inputs], tensors[ctx.n_inputs :]
     rows: list[Tensor] = [torch.zeros_like(g) for g in grads]
     for k, term in enumerate(ctx.terms):

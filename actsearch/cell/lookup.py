@@ -97,6 +97,7 @@ def _exact_gradients(
             "a second derivative of the mixture was asked for, and its input was not kept; set keeps_input of the "
             "cell to true, or its evaluator to dense"
         )
+    kept = [t.view_as(t) for t in kept]  # aliases, so that gradients stop here: other sites hold the same parameters
     wanted = [t for t, need in zip(kept, needs, strict=True) if need]
     found = iter(torch.autograd.grad(function(*kept), wanted, grads, create_graph=True, allow_unused=True))
     return [next(found) if need else None for need in needs]

@@ -24,6 +24,9 @@ from actsearch.errors import SettingsError, TaskError, UnknownNameError
 from actsearch.execution import Execution
 from actsearch.genotype import Genotype
 
+# What tasks are compared by, the most telling first.
+METRICS = ("test_acc", "test_l2", "test_loss")
+
 
 def compare(
     build_task: Callable[[], pl.LightningModule],
@@ -60,7 +63,7 @@ def compare(
             jobs are shared out among, `strategy` and `num_nodes` are not used.
         execution: how the network is run, such as Execution(channels_last=True).
         report: told every Retraining as it comes, also those read from disk.
-        metric: what `test_step` logs; default: `test_acc` if it is there, else `test_loss`.
+        metric: what `test_step` logs; default: the first of `test_acc`, `test_l2` and `test_loss` that it logs.
         higher_is_better: default: for names that end in `acc`.
         jobs: so many at once, in processes of one CPU thread each; `build_task` and `datamodule` must be picklable. On
             CPU the numbers are those of one thread without processes, to the bit.
@@ -167,7 +170,7 @@ def _metric_of(results: Sequence[Retraining], metric: str | None) -> str:
     logged = [set(r.metrics) for r in results if not r.failure]
     common = set.intersection(*logged) if logged else set()
     if metric is None:
-        metric = "test_acc" if "test_acc" in common or not logged else "test_loss"
+        metric = next((name for name in METRICS if name in common or not logged), METRICS[-1])
     if logged and metric not in common:
         raise TaskError(f"test_step does not log {metric!r}; it logs: {', '.join(sorted(common)) or 'nothing'}")
     return metric

@@ -1,4 +1,4 @@
-"""Images and text by name, held in memory; images are augmented a batch at a time.
+"""Images, text and equations by name, held in memory; images are augmented a batch at a time.
 
     data = build("cifar10", root="~/data", batch_size=64)
 
@@ -11,9 +11,10 @@ from actsearch.data.augment import Augment
 from actsearch.data.build import build
 from actsearch.data.imageset import ImageSet
 from actsearch.data.module import ImageData
+from actsearch.data.pde.module import PointData
 from actsearch.data.registry import names
 from actsearch.data.split import stratified
 from actsearch.data.text import TextData
 from actsearch.data.textset import TextSet
 
-__all__ = ["Augment", "ImageData", "ImageSet", "TextData", "TextSet", "build", "names", "stratified"]
+__all__ = ["Augment", "ImageData", "ImageSet", "PointData", "TextData", "TextSet", "build", "names", "stratified"]

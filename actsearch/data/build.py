@@ -6,25 +6,30 @@ import inspect
 from typing import Any
 
 from actsearch.data.module import ImageData
-from actsearch.data.registry import IMAGES, TEXTS
+from actsearch.data.pde.module import PointData
+from actsearch.data.registry import KINDS, names
 from actsearch.data.text import TextData
 from actsearch.errors import SettingsError, UnknownNameError
 
+AnyData = ImageData | TextData | PointData
+_MODULES: dict[str, type[AnyData]] = {"images": ImageData, "text": TextData, "equations": PointData}
 
-def build(name: str, **options: Any) -> ImageData | TextData:
-    """ImageData or TextData for the set `name`, with the arguments of either; None stands for an argument's default.
+
+def build(name: str, **options: Any) -> AnyData:
+    """The data module that fits the set `name`, with its own arguments; None stands for an argument's default.
 
     Raises UnknownNameError for an unknown set, and SettingsError for an option that is not its own.
     """
-    if name not in IMAGES and name not in TEXTS:
-        raise UnknownNameError("data set", name, [*IMAGES, *TEXTS])
+    kind = next((kind for kind, readers in KINDS.items() if name in readers), None)
+    if kind is None:
+        raise UnknownNameError("data set", name, names())
     given = {key: value for key, value in options.items() if value is not None}
-    own, other = (ImageData, TextData) if name in IMAGES else (TextData, ImageData)
-    kind, other_kind = ("images", "text") if name in IMAGES else ("text", "images")
+    own = _arguments(_MODULES[kind])
     for option in given:
-        if option in _arguments(other) and option not in _arguments(own):
-            raise SettingsError(f"{option} is for {other_kind}; the data set {name} holds {kind}")
-    return own(name, **given)
+        others = [other for other, module in _MODULES.items() if option in _arguments(module)]
+        if others and option not in own:
+            raise SettingsError(f"{option} is for {' and '.join(others)}; the data set {name} holds {kind}")
+    return _MODULES[kind](name, **given)
 
 
 def _arguments(module: type) -> set[str]:

@@ -12,6 +12,7 @@ from actsearch.data.digits import digits
 from actsearch.data.folder import folder
 from actsearch.data.mnist import fashion_mnist, kmnist, mnist
 from actsearch.data.npz import npz
+from actsearch.data.pde import Burgers, Heat, Poisson
 from actsearch.data.text_sources import python_reference, text, tinyshakespeare, tinystories
 from actsearch.data.torchvision_sets import cifar10, cifar100, semeion, svhn
 from actsearch.errors import SettingsError, UnknownNameError, unknown_name
@@ -39,14 +40,21 @@ TEXTS: Readers = {
     "tinystories": tinystories,
     "text": text,
 }
+# Each gives a Problem, and reads nothing.
+EQUATIONS: Readers = {"burgers": Burgers, "heat": Heat, "poisson": Poisson}
+KINDS: Mapping[str, Readers] = {"images": IMAGES, "text": TEXTS, "equations": EQUATIONS}
 
 
 def names(kind: str | None = None) -> list[str]:
-    """The data sets that `actsearch.data.build` knows; of `kind` "images" (ImageData) or "text" (TextData), or all."""
-    kinds: Mapping[str | None, Readers] = {"images": IMAGES, "text": TEXTS, None: {**IMAGES, **TEXTS}}
-    if kind not in kinds:
-        raise UnknownNameError("kind of data", str(kind), ["images", "text"])
-    return sorted(kinds[kind])
+    """The data sets that `actsearch.data.build` knows.
+
+    Of `kind` "images" (ImageData), "text" (TextData) or "equations" (PointData), or all.
+    """
+    if kind is None:
+        return sorted(name for readers in KINDS.values() for name in readers)
+    if kind not in KINDS:
+        raise UnknownNameError("kind of data", str(kind), KINDS)
+    return sorted(KINDS[kind])
 
 
 def check(readers: Readers, name: str, options: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from actsearch.models.init import scale_weights
 from actsearch.models.lenet import lenet, lenet_wide
 from actsearch.models.minigpt import gpt, minigpt, smallgpt, tinygpt
 from actsearch.models.mlp import mlp
+from actsearch.models.pinn import pinn_mlp
 from actsearch.models.preact import preact_resnet18
 from actsearch.models.resnet import resnet8, resnet20, resnet32, resnet44, resnet56
 from actsearch.models.vit import vit, vit_small, vit_tiny
@@ -25,6 +26,7 @@ __all__ = [
     "minigpt",
     "mlp",
     "names",
+    "pinn_mlp",
     "preact_resnet18",
     "resnet8",
     "resnet20",
@@ -45,6 +47,7 @@ _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "lenet_wide": lenet_wide,
     "minigpt": minigpt,
     "mlp": mlp,
+    "pinn_mlp": pinn_mlp,
     "preact_resnet18": preact_resnet18,
     "resnet8": resnet8,
     "resnet20": resnet20,
@@ -59,7 +62,11 @@ _BUILDERS: dict[str, Callable[..., nn.Module]] = {
 }
 
 # What data may know, by the kind of data that knows it.
-_FACTS = {"images": ("num_classes", "in_channels", "image_size", "in_features"), "text": ("vocab_size", "context")}
+_FACTS = {
+    "images": ("num_classes", "in_channels", "image_size", "in_features"),
+    "text": ("vocab_size", "context"),
+    "equations": ("domain",),
+}
 
 
 def names() -> list[str]:
@@ -71,7 +78,8 @@ def build(name: str, facts: Mapping[str, Any], **options: Any) -> nn.Module:
     """Build the model `name` for data of which `facts` are known (see `facts` of the data modules).
 
     A builder is handed those facts that its signature names: num_classes, in_channels, image_size (one side, or
-    (height, width)) and in_features (the product of the shape) of images; vocab_size and context of text.
+    (height, width)) and in_features (the product of the shape) of images; vocab_size and context of text; the
+    domain, (low, high) of each coordinate, of equations.
     `options` are its other arguments, such as `width` or `hidden`.
     Raises UnknownNameError for an unknown model, and SettingsError for an unknown option or data of another kind.
     """

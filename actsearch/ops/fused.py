@@ -213,7 +213,10 @@ def _plain_gradients(
     ctx: Any, tensors: Sequence[Tensor], wanted: Sequence[bool], gradient: Tensor
 ) -> list[Tensor | None]:
     differentiable = torch.is_grad_enabled()
-    if not differentiable:
+    if differentiable:
+        # Aliases: an earlier site holds the same parameters, and the gradients would go on through the input to those.
+        tensors = [t.view_as(t) for t in tensors]
+    else:
         tensors = [t.detach().requires_grad_(want) for t, want in zip(tensors, wanted, strict=True)]
     with torch.enable_grad():
         y = _exact(ctx.structure, ctx.channel_axis, tensors[0], tensors[1:])

@@ -20,7 +20,7 @@ FOUND = (ORANGE, "#CC79A7", "#E69F00")
 OTHERS = (BLUE, GREEN, "#56B4E9", "#000000", "#CC79A7", "#E69F00")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 LONGEST_NAME = 28
-_WORDS = {"acc": "accuracy (%)", "loss": "loss"}
+_WORDS = {"acc": "accuracy (%)", "loss": "loss", "l2": "relative L2 error"}
 
 
 def metric_label(comparison: Comparison) -> str:

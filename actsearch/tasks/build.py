@@ -10,21 +10,43 @@ from torch import nn
 from actsearch.errors import SettingsError, UnknownNameError
 from actsearch.tasks.classification import Classification
 from actsearch.tasks.language_modelling import LanguageModelling
-from actsearch.tasks.optim import Task
+from actsearch.tasks.optim import OptimSettings, Task
+from actsearch.tasks.pinn import PINN
 
-KINDS = ("classification", "language_modelling")
+# What a kind of task can be told beside the fields of OptimSettings, with the value that leaves it out.
+OWN: Mapping[str, Mapping[str, float]] = {
+    "classification": {"label_smoothing": 0.0},
+    "language_modelling": {},
+    "pinn": {"residual_weight": 1.0, "data_weight": 1.0, "lbfgs_steps": 0},
+}
+KINDS = tuple(OWN)
 
 
-def build(kind: str, model: nn.Module, facts: Mapping[str, Any], label_smoothing: float = 0.0, **optim: Any) -> Task:
+def build(kind: str, model: nn.Module, facts: Mapping[str, Any], **training: Any) -> Task:
     """A task of `kind`, which data modules name, around `model`; `facts` as for `actsearch.models.build`.
 
-    `label_smoothing` is of classification; `optim` are the fields of OptimSettings.
+    `training` are the fields of OptimSettings, and label_smoothing of classification, residual_weight, data_weight and
+    lbfgs_steps of pinn; another kind takes them at their defaults only.
     Raises UnknownNameError for an unknown kind and SettingsError for settings out of range.
     """
     if kind not in KINDS:
         raise UnknownNameError("kind of task", kind, KINDS)
+    optim, own = divide(training)
+    for other, defaults in OWN.items():
+        for name, default in defaults.items():
+            if other != kind and own.pop(name, default) != default:
+                raise SettingsError(f"{name} is for {other}; set it to {default:g} for {kind}")
     if kind == "classification":
-        return Classification(model, facts["num_classes"], label_smoothing=label_smoothing, **optim)
-    if label_smoothing:
-        raise SettingsError(f"label_smoothing is for classification; set it to 0 for {kind}")
+        return Classification(model, facts["num_classes"], **own, **optim)
+    if kind == "pinn":
+        return PINN(model, facts["problem"], **own, **optim)
     return LanguageModelling(model, **optim)
+
+
+def divide(training: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of the optimiser, and those of one kind of task. Raises SettingsError for the former."""
+    own_names = {name for defaults in OWN.values() for name in defaults}
+    own = {name: value for name, value in training.items() if name in own_names}
+    optim = {name: value for name, value in training.items() if name not in own_names}
+    OptimSettings.of(optim)
+    return optim, own

@@ -185,11 +185,18 @@ class Task(pl.LightningModule, ABC):
         """
         return self.trainer.estimated_stepping_batches // getattr(self.trainer.lightning_module, "accumulate", 1)
 
-    def log_epoch(self, part: str, batch_size: int, **values: Tensor) -> None:
-        """Log `<part>_<name>` as the mean over the epoch's examples and over processes; nothing without a trainer."""
+    @property
+    def has_trainer(self) -> bool:
+        """Whether there is one; without, a step is called by hand, and nothing is logged."""
         try:
             _ = self.trainer
-        except RuntimeError:  # Lightning's way to say that there is none: the step was called by hand
+        except RuntimeError:  # Lightning's way to say that there is none
+            return False
+        return True
+
+    def log_epoch(self, part: str, batch_size: int, **values: Tensor) -> None:
+        """Log `<part>_<name>` as the mean over the epoch's examples and over processes; nothing without a trainer."""
+        if not self.has_trainer:
             return
         named = {f"{part}_{name}": value for name, value in values.items()}
         self.log_dict(named, on_step=False, on_epoch=True, prog_bar=True, batch_size=batch_size, sync_dist=True)

@@ -228,6 +228,28 @@ def test_the_dense_evaluator_is_the_plain_sum_with_its_gradients(space: str, see
         assert_same_gradient(a, b, 1e-9)
 
 
+def test_second_derivatives_through_sites_that_share_parameters_count_each_once() -> None:
+    loaded = SearchSpace.load("smooth_c2")
+    survivors = some_survivors(loaded, 1)
+    survivors["u1"] = sorted({*survivors["u1"], loaded.slot("u1").candidates.index("beta_mul")})
+    weights, named = some_weights(survivors), float64_parameters(loaded)
+    x = torch.randn(5, dtype=torch.float64).requires_grad_()
+    dense = DenseEvaluator(loaded, survivors)
+    found = []
+    for y in (
+        dense(dense(x, weights, named), weights, named),
+        naive(loaded, survivors, naive(loaded, survivors, x, weights, named), weights, named),
+    ):
+        (slope,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+        inputs = [x, *weights.values(), *named.values()]
+        # The graph of these gradients reaches through both sites.
+        first = torch.autograd.grad(slope.square().sum(), inputs, allow_unused=True, create_graph=True)
+        total = sum(g.square().sum() for g in first if g is not None)
+        found.append([*first, *torch.autograd.grad(total, inputs, allow_unused=True)])
+    for a, b in zip(*found, strict=True):
+        assert_same_gradient(a, b, 1e-9)
+
+
 def test_the_dense_evaluator_passes_gradcheck_twice() -> None:
     cell = {
         "u1": {"inputs": "x", "candidates": ["tanh", "beta_mul", "square", "sin"]},

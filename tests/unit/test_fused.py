@@ -265,6 +265,22 @@ def test_second_derivatives_are_exact(traced: None, monkeypatch: pytest.MonkeyPa
     assert torch.autograd.gradgradcheck(apply, (x, beta))
 
 
+def test_second_derivatives_through_sites_that_share_parameters_count_each_once(
+    traced: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fused, "_LEAST", 2)
+    found = []
+    for activation in pair(SWISH):
+        activation = activation.double()
+        x = torch.linspace(-2, 2, 7, dtype=torch.float64, requires_grad=True)
+        inputs = [x, *activation.parameters()]
+        y = activation(activation(activation(x)))
+        first = torch.autograd.grad(y.square().sum(), inputs, create_graph=True)
+        found.append([*first, *torch.autograd.grad(sum(g.square().sum() for g in first), inputs)])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
 def test_functional_transforms_see_the_operations(traced: None) -> None:
     plain, compiled = pair(SWISH, trainable=False)
     x = torch.randn(3, 5000)

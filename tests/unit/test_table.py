@@ -119,6 +119,22 @@ def test_second_derivatives_are_those_of_the_dense_cell(dtype: torch.dtype) -> N
         assert relative(a, b) < (1e-3 if dtype == torch.float32 else 2e-2)
 
 
+def test_second_derivatives_through_three_sites_are_those_of_the_dense_cell() -> None:
+    found = []
+    for evaluator in ("table", "dense"):
+        cell = make(evaluator, "smooth_c2")
+        x = torch.linspace(-2, 2, 50).requires_grad_()
+        y = cell(cell(cell(x, 0), 1), 2)
+        # With a graph for the parameters too, as for a term of the loss that holds their gradient.
+        first = torch.autograd.grad(y.sum(), [x, *cell.parameters()], create_graph=True, allow_unused=True)
+        loss = sum(g.square().mean() for g in first if g is not None)
+        found.append(torch.autograd.grad(loss, list(cell.parameters()), allow_unused=True))
+    for a, b in zip(*found, strict=True):
+        assert a is not None
+        assert b is not None
+        assert relative(a, b) < 1e-2
+
+
 def test_a_second_derivative_without_the_input_is_refused_and_not_wrong() -> None:
     cell = make("table")
     cell.evaluator.keeps_input = False
