@@ -159,6 +159,7 @@ class RetrainConfig:
         parameters: of discovered functions; declared trains slopes and coefficients by their own scopes and keeps β
             and γ; frozen keeps all; network, site and channel train all, one set for the network, a site, or a channel.
         channel_axis: where channel parameters find their channels; 1 for images, -1 for tokens.
+        slope_recovery: weight of the slope-recovery term, where slopes are trained; default: as in the search, else 0.
         gain: what is rescaled to keep the second moment of N(0, 1); the activation, or the initial weights.
         compile: run genotypes by fused kernels, made when they are first met; faster, equal up to rounding.
         jobs: retrainings at the same time, each a process of its own.
@@ -175,6 +176,7 @@ class RetrainConfig:
     random_seed: int | None = None
     parameters: Literal["declared", "frozen", "network", "site", "channel"] = "declared"
     channel_axis: int | None = None
+    slope_recovery: float | None = None
     gain: Literal["none", "activation", "weights"] = "none"
     compile: bool = False
     jobs: int = 1
@@ -187,6 +189,8 @@ class RetrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingsError(f"compare.{name} must be at least 1, not {value}")
+        if self.slope_recovery is not None and not self.slope_recovery >= 0:
+            raise SettingsError(f"compare.slope_recovery must be from 0 on, not {self.slope_recovery}")
         if self.gradient_clip is not None and not self.gradient_clip > 0:
             raise SettingsError(f"compare.gradient_clip must be above 0, not {self.gradient_clip}")
         if self.parameters == "channel" and self.channel_axis is None:
@@ -259,6 +263,7 @@ class SearchConfig:
             "epoch_batches": self.search.epoch_batches,
             "random_seed": self.search.seed,
             "channel_axis": self.search.channel_axis,
+            "slope_recovery": self.search.slope_recovery,
         }
         values |= {key: value for key, value in as_searched.items() if values[key] is None}
         return RetrainConfig(**values)

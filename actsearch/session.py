@@ -19,6 +19,7 @@ from actsearch.genotype import Genotype
 from actsearch.process import console, prepare, say, stoppable
 from actsearch.report.plots import draw_activation, save
 from actsearch.report.progress import SearchProgress
+from actsearch.report.terminal import families
 from actsearch.run import RunDirectory
 from actsearch.search.bilevel import BilevelSearch
 from actsearch.search.checkpoint import SearchCheckpoint, checkpoints
@@ -91,6 +92,9 @@ def _show_found(result: api.SearchResult, run: RunDirectory) -> Path:
     for name, genotype in result.genotypes.items():
         title = "found" if len(result.genotypes) == 1 else name
         say(f"\n{title}: f(x) = {Activation(genotype).extra_repr()}")
+        say(f"  {families(genotype)}")
+        if genotype.sites:
+            say(f"  parameters are means over {len(genotype.sites)} sites; genotype.json has those of each")
         refinement = result.refinements.get(name)
         if refinement is not None and refinement.loss < refinement.start_loss:
             say(

@@ -132,6 +132,7 @@ def retrain_all(
             accumulate=settings.accumulate or 1,
             gradient_clip=settings.gradient_clip,
             epoch_batches=settings.epoch_batches,
+            slope_recovery=settings.slope_recovery or 0.0,
         ),
         directory=directory,
         trainer=config.trainer.options(),

@@ -26,8 +26,10 @@ from actsearch.data.placement import PlaceData
 from actsearch.errors import SettingsError, TaskError, unknown_name
 from actsearch.execution import Execution
 from actsearch.models import scale_weights
+from actsearch.ops.slope_recovery import has_slopes
 from actsearch.seeds import seed_all
 from actsearch.swap import swap
+from actsearch.tasks.slope_recovery import SlopeRecovery
 
 Curve = Literal["none", "train", "test"]
 
@@ -39,6 +41,7 @@ class Budget:
     epochs: at most; of `epoch_batches` batches each, else of the whole training set.
     accumulate: batches whose gradients make one step.
     gradient_clip: greatest norm of the gradient.
+    slope_recovery: weight of the slope-recovery term, for contestants with trained slopes.
     Raises SettingsError for what is out of range.
     """
 
@@ -46,8 +49,11 @@ class Budget:
     accumulate: int = 1
     gradient_clip: float | None = None
     epoch_batches: int | None = None
+    slope_recovery: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.slope_recovery < math.inf:
+            raise SettingsError(f"slope_recovery of a comparison must be from 0 on, not {self.slope_recovery}")
         for name in ("epochs", "accumulate", "epoch_batches", "gradient_clip"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -147,6 +153,8 @@ class Retrainer:
         seed_all(seed, 1)
         clock, curve = StepClock(), _Curve(self.curve)
         own = list(self.trainer.get("callbacks") or [])
+        if self.budget.slope_recovery and has_slopes(task):
+            own.append(SlopeRecovery(self.budget.slope_recovery))
         trainer = pl.Trainer(
             **{
                 "logger": False,

@@ -67,3 +67,9 @@ def layer_slopes(model: nn.Module) -> list[Tensor]:
     if not layers:
         raise SettingsError(f"{type(model).__name__} has no adaptive slopes; actsearch.ops.slopes.adapt gives it some")
     return layers
+
+
+def has_slopes(model: nn.Module) -> bool:
+    """Whether `model` has adaptive slopes."""
+    methods = (getattr(module, "adaptive_slopes", None) for module in model.modules())
+    return any(True for method in methods if callable(method) for _ in method())

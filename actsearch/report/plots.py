@@ -29,7 +29,7 @@ from rich.tree import Tree
 from torch import Tensor
 
 from actsearch.activation import Activation
-from actsearch.errors import SettingsError, unknown_name
+from actsearch.errors import GenotypeError, SettingsError, unknown_name
 from actsearch.files import write_atomically
 from actsearch.ops.graph import INPUT
 from actsearch.report.curve import Array, Function, central_range, derivatives, finite_values, on_cpu, with_jumps_broken
@@ -87,6 +87,8 @@ def _figure(width: float, height: float, layout: Any = "constrained") -> Figure:
 def draw_activation(activation: Activation | Function, inputs: Tensor | None = None, title: str = "") -> Figure:
     """f, f' and f'' in three panels with a common axis, the histogram of the inputs behind them.
 
+    Where sites have values of their own, the function at each is a thin line; the thick one is that of their means.
+
     Args:
         activation: an Activation, whose formula is put on top, or any element-wise function.
         inputs: recorded pre-activations of any shape; the axis shows their central 99.8 %, or [-5, 5] without them.
@@ -97,6 +99,7 @@ def draw_activation(activation: Activation | Function, inputs: Tensor | None = N
     recorded = finite_values(inputs)
     x = np.linspace(low, high, POINTS)
     curves = derivatives(function, x, 3)
+    at_sites = [derivatives(on_cpu(site), x, 2) for site in _at_sites(activation)]
     heading = _heading(activation, title)
     # Small, so that the letters stay legible in TensorBoard's thumbnails.
     width, height = 6.4, 6.6
@@ -110,6 +113,8 @@ def draw_activation(activation: Activation | Function, inputs: Tensor | None = N
         axes.set_ylabel(name, fontsize=12)
         line = with_jumps_broken(function, k, x, curves[k], curves[k + 1])
         axes.plot(*line, color=colour, linewidth=2.4, zorder=3, solid_capstyle="butt")
+        for site in at_sites:
+            axes.plot(x, site[k], color=colour, linewidth=0.8, alpha=0.5, zorder=2)
         _draw_histogram(axes, recorded, low, high)
         _limit_height(axes, line[1], least=1.0 if k == 0 else 0.2, share=1.0 if k == 0 else 0.99)
     _draw_references(panels[0], x)
@@ -117,6 +122,18 @@ def draw_activation(activation: Activation | Function, inputs: Tensor | None = N
     panels[-1].set_xlim(low, high)
     figure.suptitle(heading, fontsize=12, y=0.985, va="top")
     return figure
+
+
+def _at_sites(activation: Activation | Function) -> list[Activation]:
+    if not isinstance(activation, Activation):
+        return []
+    try:
+        genotype = activation.genotype
+    except GenotypeError:  # it differs from channel to channel
+        return []
+    # By channel a site has no single function.
+    own = [s for s in genotype.sites if genotype.at_site(s) != genotype]
+    return [Activation(genotype.at_site(site)) for site in own]
 
 
 def _style(axes: Axes) -> None:

@@ -16,11 +16,14 @@ from torch import Tensor
 
 from actsearch.activation import Activation
 from actsearch.genotype import Genotype, rounded
+from actsearch.ops.spec import registry
 from actsearch.report.facts import facts
 
 LONGEST = 400  # characters of a printed derivative
 MOST_OPERATIONS = 150  # of an expression that sympy is asked to differentiate
 PLAIN_WIDTH = 160  # of tables that go to a file
+# Families of operations, by group.
+FAMILIES = {"grafs": "GRAFS", "literature": "literature", "laaf": "LAAF", "taafs": "TAAFS"}
 
 # What a terminal without Unicode gets instead.
 _ASCII = str.maketrans(
@@ -83,6 +86,7 @@ def show(genotype: Genotype | Activation, inputs: Tensor | None = None, console:
         ("f(x)", genotype.formula),
         ("f'(x)", derivative_text(genotype)),
         ("LaTeX", genotype.to_latex()),
+        ("slots", families(genotype)),
         ("clip", "none" if clip.kind == "none" else f"{clip.kind}, at {clip.limit:g} (not part of the formulas)"),
     ]
     for name, value in lines:
@@ -90,6 +94,15 @@ def show(genotype: Genotype | Activation, inputs: Tensor | None = None, console:
         console.print(Text.assemble((f"{name:<6}", "bold cyan"), "  ", plain(value, console)), soft_wrap=True)
     console.print()
     console.print(_facts_table(facts(activation, inputs).rows(), console))
+
+
+def families(genotype: Genotype) -> str:
+    """The operation in every slot that the output needs, and the family that it comes from."""
+    found = []
+    for slot in genotype.order:
+        op = genotype.slots[slot].op
+        found.append(f"{slot}: {op} ({'/'.join(FAMILIES.get(g, g) for g in sorted(registry[op].groups))})")
+    return ", ".join(found)
 
 
 def derivative_text(genotype: Genotype) -> str:
