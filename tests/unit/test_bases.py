@@ -434,6 +434,10 @@ def test_the_running_range_follows_the_inputs_in_training_and_is_frozen_in_eval(
     for _ in range(1000):
         layer(torch.tensor([10.0, 12.0]))
     assert (layer.low.item(), layer.high.item()) == pytest.approx((10, 12), abs=1e-2)
+    layer.low.fill_(10)
+    layer.high.fill_(12)
+    within = torch.linspace(10, 12, 11)
+    torch.testing.assert_close(layer.eval()(within), basis("bspline", K)(0.8 * (within - 11)) @ layer.coefficients)
     fresh = BasisActivation("bspline", normalise="affine")
     fresh.load_state_dict(layer.state_dict())
     x = torch.linspace(8, 14, 11)
@@ -534,15 +538,20 @@ def test_a_force_field_gets_less_than_two_parameters_in_a_thousand_more() -> Non
 # -- reduction -------------------------------------------------------------------------------------------------------
 
 
+REDUCTIONS = pytest.mark.parametrize(
+    "reduce",
+    [lambda f: reduce_to_polynomial(f, 9, (-4, 3)), lambda f: reduce_to_table(f, 40, (-4, 3))],
+    ids=["polynomial", "table"],
+)
+
+
 def trained() -> BasisActivation:
     layer = BasisActivation("bspline", initial="gelu", normalise="softsign")
     layer.coefficients.data += 0.1 * coefficients(K).float()
     return layer.eval()
 
 
-@pytest.mark.parametrize(
-    "reduce", [lambda f: reduce_to_polynomial(f, 9, (-4, 3)), lambda f: reduce_to_table(f, 40, (-4, 3))]
-)
+@REDUCTIONS
 @pytest.mark.parametrize("function", [trained(), Activation(Genotype.of_op("silu")), torch.sin])
 def test_the_stated_error_of_a_reduction_bounds_it(reduce: Callable, function: Callable[[Tensor], Tensor]) -> None:
     reduced = reduce(function)
@@ -573,9 +582,7 @@ def test_a_reduction_gets_better_with_more() -> None:
     assert max(exact.value_max, exact.slope_max) < 1e-6
 
 
-@pytest.mark.parametrize(
-    "reduce", [lambda f: reduce_to_polynomial(f, 9, (-4, 3)), lambda f: reduce_to_table(f, 40, (-4, 3))]
-)
+@REDUCTIONS
 def test_a_reduction_goes_on_smoothly_and_in_the_end_linearly(reduce: Callable) -> None:
     reduced = reduce(nn.SiLU())
     for end in (-4.0, 3.0):
