@@ -41,6 +41,8 @@ class Activation(nn.Module):
             channels: 1 for images (B, C, H, W) and features (B, C), -1 for tokens (B, T, C). `LazyActivation` takes
             the number from its first input.
         by_channel: names of the parameters for which that holds, if not all.
+        lr_factor: trainable parameters are trained at this multiple of the learning rate (`lr_factors`; see
+            `actsearch.tasks.parameter_groups`).
         compiled: run as one kernel forwards and one backwards, which save only the input, where torch.compile can make
             them (see `actsearch.ops.fused.fused`). Faster; equal to the default up to rounding, not to the bit.
 
@@ -57,6 +59,7 @@ class Activation(nn.Module):
         channels: int | None = None,
         channel_axis: int | None = None,
         by_channel: Collection[str] | None = None,
+        lr_factor: float = 1.0,
         compiled: bool = False,
     ) -> None:
         super().__init__()
@@ -75,6 +78,7 @@ class Activation(nn.Module):
         every = tuple(self._start)
         wanted = (every if trainable else ()) if isinstance(trainable, bool) else trainable
         self.undecayed = tuple(name for name in every if name in wanted)
+        self.lr_factors = {} if lr_factor == 1 else dict.fromkeys(self.undecayed, lr_factor)
         self._by_channel = frozenset(every if by_channel is None else by_channel)
         for name, value in self._start.items():
             tensor = _start(value, channels if name in self._by_channel else None)
@@ -212,7 +216,7 @@ class LazyActivation(LazyModuleMixin, Activation):
     Args:
         genotype: the function.
         channel_axis: the axis of the input that holds the channels; see Activation.
-        trainable, by_channel, compiled: see Activation; by default all parameters are both.
+        trainable, by_channel, lr_factor, compiled: see Activation; by default all parameters are both.
         start: values of parameters by name, one a channel, or of a vector as in `Choice.at_sites`; they are taken if
             the channels are as many. Default: those of the genotype, in all channels.
     """
@@ -227,11 +231,12 @@ class LazyActivation(LazyModuleMixin, Activation):
         *,
         trainable: bool | Collection[str] = True,
         by_channel: Collection[str] | None = None,
+        lr_factor: float = 1.0,
         start: Mapping[str, Value] | None = None,
     ) -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Lazy modules are a new feature")
-            super().__init__(genotype, trainable, by_channel=by_channel, compiled=compiled)
+            super().__init__(genotype, trainable, by_channel=by_channel, lr_factor=lr_factor, compiled=compiled)
         self.channel_axis = self._axis = channel_axis
         self._start_by_channel = dict(start or {})
         for name in self._by_channel:
@@ -266,14 +271,15 @@ def for_sites(
     parameters: Parameters = "frozen",
     channel_axis: int | None = None,
     compiled: bool = False,
+    lr_factor: float = 1.0,
     shared: dict[str, Any] | None = None,
 ) -> Callable[[Any], Activation]:
     """What `swap` calls for each site, by who owns the operations' parameters (β, γ, slopes, coefficients).
 
     frozen: they are constants. network: one trainable set for all sites (one module at every site). site: one a site.
     channel: one a channel of every site, along `channel_axis`. declared: as each operation says: slopes and
-    coefficients are trained, by their own scopes, and β and γ are constants. compiled: see Activation. shared: where
-    what sites share is kept; default: with the function that is returned.
+    coefficients are trained, by their own scopes, and β and γ are constants. compiled, lr_factor: see Activation.
+    shared: where what sites share is kept; default: with the function that is returned.
     Values that the genotype has for a site of the same name are where that site starts.
     Raises SettingsError for another word, or without the axis.
     """
@@ -281,15 +287,17 @@ def for_sites(
         raise SettingsError(unknown_name("scope of parameters", str(parameters), get_args(Parameters)))
     shared = {} if shared is None else shared
     if parameters == "declared":
-        return _declared(genotype, channel_axis, compiled, shared)
+        return _declared(genotype, channel_axis, compiled, lr_factor, shared)
     if parameters == "channel":
         axis = _given(channel_axis)
-        return lambda site: LazyActivation(genotype.at_site(_name(site)), axis, compiled)
+        return lambda site: LazyActivation(genotype.at_site(_name(site)), axis, compiled, lr_factor=lr_factor)
     if parameters == "network":
         if "module" not in shared:
-            shared["module"] = Activation(genotype, trainable=True, compiled=compiled)
+            shared["module"] = Activation(genotype, trainable=True, lr_factor=lr_factor, compiled=compiled)
         return lambda site: shared["module"]
-    return lambda site: Activation(genotype.at_site(_name(site)), trainable=parameters == "site", compiled=compiled)
+    return lambda site: Activation(
+        genotype.at_site(_name(site)), parameters == "site", lr_factor=lr_factor, compiled=compiled
+    )
 
 
 def trained_parameters(genotype: Genotype) -> dict[str, OpParameter]:
@@ -299,7 +307,7 @@ def trained_parameters(genotype: Genotype) -> dict[str, OpParameter]:
 
 
 def _declared(
-    genotype: Genotype, channel_axis: int | None, compiled: bool, shared: dict[str, Any]
+    genotype: Genotype, channel_axis: int | None, compiled: bool, lr_factor: float, shared: dict[str, Any]
 ) -> Callable[[Any], Activation]:
     trained = trained_parameters(genotype)
     by_channel = [name for name, p in trained.items() if p.scope == "channel"]
@@ -313,10 +321,16 @@ def _declared(
                 for name, value in genotype.slots[slot].at_sites.get(_name(site), {}).items()
             }
             made: Activation = LazyActivation(
-                here, _given(channel_axis), compiled, trainable=trained, by_channel=by_channel, start=start
+                here,
+                _given(channel_axis),
+                compiled,
+                trainable=trained,
+                by_channel=by_channel,
+                lr_factor=lr_factor,
+                start=start,
             )
         else:
-            made = Activation(here, trained, compiled=compiled)
+            made = Activation(here, trained, lr_factor=lr_factor, compiled=compiled)
         for name, p in trained.items():
             if p.scope == "network":
                 setattr(made, name, shared.setdefault(name, getattr(made, name)))

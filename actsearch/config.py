@@ -159,6 +159,7 @@ class RetrainConfig:
         parameters: of discovered functions; declared trains slopes and coefficients by their own scopes and keeps β
             and γ; frozen keeps all; network, site and channel train all, one set for the network, a site, or a channel.
         channel_axis: where channel parameters find their channels; 1 for images, -1 for tokens.
+        lr_factor: these are trained at this multiple of the learning rate; at 1, some diverge under SGD at 0.1.
         slope_recovery: weight of the slope-recovery term, where slopes are trained; default: as in the search, else 0.
         gain: what is rescaled to keep the second moment of N(0, 1); the activation, or the initial weights.
         compile: run genotypes by fused kernels, made when they are first met; faster, equal up to rounding.
@@ -176,6 +177,7 @@ class RetrainConfig:
     random_seed: int | None = None
     parameters: Literal["declared", "frozen", "network", "site", "channel"] = "declared"
     channel_axis: int | None = None
+    lr_factor: float = 0.1
     slope_recovery: float | None = None
     gain: Literal["none", "activation", "weights"] = "none"
     compile: bool = False
@@ -189,6 +191,8 @@ class RetrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingsError(f"compare.{name} must be at least 1, not {value}")
+        if not 0 < self.lr_factor < 1e6:
+            raise SettingsError(f"compare.lr_factor must be above 0, not {self.lr_factor}")
         if self.slope_recovery is not None and not self.slope_recovery >= 0:
             raise SettingsError(f"compare.slope_recovery must be from 0 on, not {self.slope_recovery}")
         if self.gradient_clip is not None and not self.gradient_clip > 0:

@@ -63,6 +63,7 @@ def as_discovered(source: Any, settings: RetrainConfig, alone: bool = True) -> C
         channel_axis=settings.channel_axis,
         gain=settings.gain,
         compiled=settings.compile,
+        lr_factor=settings.lr_factor,
     )
 
 
@@ -77,6 +78,7 @@ def controls(settings: RetrainConfig, space: SearchSpace | None) -> list[Contest
         channel_axis=settings.channel_axis,
         gain=settings.gain,
         compiled=settings.compile,
+        lr_factor=settings.lr_factor,
     )
 
 

@@ -72,10 +72,11 @@ class _OfGenotype:
     parameters: Parameters
     channel_axis: int | None
     compiled: bool = False
+    lr_factor: float = 1.0
     shared: dict[str, nn.Module | nn.Parameter] = field(default_factory=dict)
 
     def __call__(self, site: Site) -> nn.Module:
-        make = for_sites(self.genotype, self.parameters, self.channel_axis, self.compiled, self.shared)
+        make = for_sites(self.genotype, self.parameters, self.channel_axis, self.compiled, self.lr_factor, self.shared)
         return make(site)
 
 
@@ -114,6 +115,7 @@ def of_genotype(
     channel_axis: int | None = None,
     gain: Gain = "none",
     compiled: bool = False,
+    lr_factor: float = 1.0,
 ) -> Contestant:
     """A genotype as a contestant; see `contestant` for the options and the errors."""
     _check_gain(gain)
@@ -130,8 +132,9 @@ def of_genotype(
         parameters = "frozen"  # the same, by its older name
     scope = parameters if parameters != "channel" else f"channel (axis {channel_axis})"
     identity = f"{genotype.formula} | {clip.kind} clip {clip.limit:g} | parameters {scope} | gain {gain} | {digest}"
+    identity += f" | at {lr_factor:g} times the rate" if parameters != "frozen" and lr_factor != 1 else ""
     identity += " | compiled" if compiled else ""
-    make = _OfGenotype(genotype, parameters, channel_axis, compiled)
+    make = _OfGenotype(genotype, parameters, channel_axis, compiled, lr_factor)
     return Contestant(name, make, genotype.formula, genotype, kind, factor, identity)
 
 
@@ -144,6 +147,7 @@ def contestant(
     channel_axis: int | None = None,
     gain: Gain = "none",
     compiled: bool = False,
+    lr_factor: float = 1.0,
 ) -> Contestant:
     """The activation that `source` means.
 
@@ -156,11 +160,13 @@ def contestant(
             their own.
         gain: `activation` multiplies the function by its gain, so that it preserves the second moment under N(0, 1);
             `weights` multiplies the initial weights by the gain over ReLU's √2 instead; `none` leaves both.
-        compiled: run a genotype by fused kernels; see Activation.
+        compiled, lr_factor: run a genotype by fused kernels, and train its parameters at that multiple of the learning
+            rate; see Activation.
 
     Raises UnknownNameError with near matches, GenotypeError, or SettingsError.
     """
     options: Any = {"parameters": parameters, "channel_axis": channel_axis, "gain": gain, "compiled": compiled}
+    options["lr_factor"] = lr_factor
     if isinstance(source, Genotype):
         return of_genotype(source, name or DISCOVERED, kind or "discovered", **options)
     text = str(source)
@@ -189,6 +195,7 @@ def standard_contestants(
     channel_axis: int | None = None,
     gain: Gain = "none",
     compiled: bool = False,
+    lr_factor: float = 1.0,
 ) -> list[Contestant]:
     """The controls: what `names` mean to `contestant`, and `random` functions of `space`, drawn by `seed`.
 
@@ -196,6 +203,7 @@ def standard_contestants(
     Raises what `contestant` raises, and SettingsError if there is no space to draw from, or none of its functions fits.
     """
     options: Any = {"parameters": parameters, "channel_axis": channel_axis, "gain": gain, "compiled": compiled}
+    options["lr_factor"] = lr_factor
     controls = [contestant(name, **options) for name in names]
     # A file among the controls is one, whoever found it.
     controls = [dataclasses.replace(c, kind="control") if c.kind == DISCOVERED else c for c in controls]
