@@ -136,11 +136,11 @@ def finish(task: PINN, batch: Sequence[Tensor], steps: int) -> float:
         optimizer.zero_grad()
         value = loss()
         value.backward()
-        return float(value)
+        return value.item()
 
-    start = float(optimizer.step(closure))
+    start: float = optimizer.step(closure)
     optimizer.zero_grad()
-    end = float(loss())
+    end = loss().item()
     if not end < start:  # so written, it takes back what is not finite too
         with torch.no_grad():
             for w, old in zip(weights, before, strict=True):
