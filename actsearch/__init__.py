@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from actsearch.cell.mixed import MixedCell
     from actsearch.errors import ActsearchError
     from actsearch.genotype import Genotype
+    from actsearch.ops.adaptive_slope import AdaptiveSlope
     from actsearch.space import SearchSpace
     from actsearch.swap import SwapReport, swap, unswap
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Activation": "activation",
     "ActsearchError": "errors",
+    "AdaptiveSlope": "ops.adaptive_slope",
     "Genotype": "genotype",
     "MixedCell": "cell.mixed",
     "SearchResult": "api",
@@ -40,6 +42,7 @@ _MODULES = ("cell", "data", "export", "models", "ops", "search", "swap", "tasks"
 __all__ = [
     "Activation",
     "ActsearchError",
+    "AdaptiveSlope",
     "Genotype",
     "MixedCell",
     "SearchResult",

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from actsearch.activation import Activation
 from actsearch.cell.mixed import MixedSite
+from actsearch.ops.adaptive_slope import AdaptiveSlope
 
 
 class Function(nn.Module):
@@ -68,6 +69,7 @@ ACTIVATION_TYPES: tuple[type[nn.Module], ...] = (
     nn.Hardtanh,
     nn.Tanh,
     Activation,
+    AdaptiveSlope,
     MixedSite,
     Function,
 )

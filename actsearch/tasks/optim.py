@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -27,7 +27,8 @@ class OptimSettings:
 
     optimizer: "sgd", "adam" or "adamw"; lr: the peak learning rate; momentum: of "sgd" only; betas: of the others.
     weight_decay: on every parameter; decay_1d=False spares biases and the gains of normalisations. A module can spare
-        parameters of its own (slopes, coefficients) by naming them in an attribute `undecayed`.
+        parameters of its own (slopes, coefficients) by naming them in an attribute `undecayed`, and have them trained
+        at multiples of `lr` by `lr_factors`: see `parameter_groups`.
     schedule: "cosine" to `final_lr`, "step" by `gamma` at each of `milestones`, or "constant".
     interval: whether the rate is set once an "epoch" or at every "step" of the optimiser.
     milestones: epochs (or steps), or fractions of the run where below 1.
@@ -80,7 +81,7 @@ class OptimSettings:
 
     def make_optimizer(self, model: nn.Module) -> Optimizer:
         """The optimiser of all trainable parameters of `model`."""
-        groups = parameter_groups(model, self.weight_decay, self.decay_1d)
+        groups = parameter_groups(model, self.weight_decay, self.decay_1d, self.lr)
         if self.optimizer == "sgd":
             return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum)
         kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
@@ -110,19 +111,40 @@ def _known(length: int | float | None, schedule: str) -> int | float:
     return length
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, decay_1d: bool) -> list[dict[str, Any]]:
-    """The trainable parameters of `model` in one group that decays and, where there are such, one that does not."""
-    spared = {
-        id(parameter)
-        for module in model.modules()
-        for name, parameter in module.named_parameters(recurse=False)
-        if name in getattr(module, "undecayed", ()) or (parameter.ndim <= 1 and not decay_1d)
-    }
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    decayed: Iterable[nn.Parameter] = [p for p in parameters if id(p) not in spared]
-    undecayed = [p for p in parameters if id(p) in spared]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+def parameter_groups(
+    model: nn.Module, weight_decay: float, decay_1d: bool = True, lr: float | None = None
+) -> list[dict[str, Any]]:
+    """The trainable parameters of `model` as groups for any optimiser of torch: those that decay, those that do not.
+
+        torch.optim.RAdam(parameter_groups(model, weight_decay=1e-4, lr=1e-3), lr=1e-3)
+
+    A module can spare its own parameters from decay by naming them in an attribute `undecayed`, a tuple, and can have
+    them trained at multiples of the learning rate by an attribute `lr_factors`, a dict from names to factors. Those
+    come in further groups, one for each factor, after the others of the same decay.
+
+    weight_decay, decay_1d: see OptimSettings. lr: the optimiser's learning rate.
+    Raises SettingsError for a factor other than 1 where `lr` is not given.
+    """
+    spared: set[int] = set()
+    factors: dict[int, float] = {}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if name in getattr(module, "undecayed", ()) or (parameter.ndim <= 1 and not decay_1d):
+                spared.add(id(parameter))
+            factors[id(parameter)] = getattr(module, "lr_factors", {}).get(name, factors.get(id(parameter), 1.0))
+    members: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            members.setdefault((id(parameter) in spared, factors[id(parameter)]), []).append(parameter)
+    groups = []
+    for is_spared, factor in sorted(members, key=lambda key: (key[0], key[1] != 1)):
+        group = {"params": members[is_spared, factor], "weight_decay": 0.0 if is_spared else weight_decay}
+        if factor != 1:
+            if lr is None:
+                raise SettingsError(f"the model trains parameters at {factor:g} times the learning rate: give lr")
+            group["lr"] = factor * lr
+        groups.append(group)
+    return groups
 
 
 class Task(pl.LightningModule, ABC):

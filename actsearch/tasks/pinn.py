@@ -47,7 +47,8 @@ class PINN(Task):
     and test_…, and val_l2 and test_l2: the relative L2 error over all points whose solution is known.
 
     The activations must be twice differentiable. `lbfgs_steps` iterations of L-BFGS with a strong Wolfe line search,
-    over all training points at once, may follow at the end of `Trainer.fit`; a search never takes them.
+    over all training points at once, may follow at the end of `Trainer.fit`; a search never takes them. Terms that a
+    callback adds, such as slope recovery, are not in their loss.
     `optim` are the fields of `actsearch.tasks.OptimSettings`.
     Raises SettingsError for settings out of range and TaskError for a model that does not return such a solution.
     """

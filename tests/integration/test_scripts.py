@@ -52,3 +52,28 @@ def test_a_search_on_an_own_model_and_own_data_takes_forty_lines(tmp_path: Path)
     assert len((tmp_path / "comparison" / "comparison.csv").read_text().splitlines()) == 1 + 6 * 5
     assert len(re.findall(r"^discovered - .*95 % CI", text, re.MULTILINE)) == 5
     assert "replaced 2 activation site(s)" in text
+
+
+@pytest.mark.slow
+def test_adaptive_slopes_on_images_start_alike_are_kept_on_disk_and_skip_what_is_missing(tmp_path: Path) -> None:
+    arguments = ["--sets", "[digits, npz]", "--without_recovery", "[digits]", "--images", "128", "--test_images", "64"]
+    arguments += ["--steps", "3", "--seeds", "2", "--root", str(tmp_path), "--out", str(tmp_path), "--threads", "1"]
+    text = run_script("reproduce_laaf_images.py", *arguments, cwd=tmp_path)
+    assert "skipped npz: " in text
+    lines = (tmp_path / "runs.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert len(records) == 2 * (1 + 6 + 6)
+    for record in records:
+        (fixed,) = [r for r in records if r["scope"] is None and r["seed"] == record["seed"]]
+        # The same weights and the same batches, whatever the slopes.
+        assert record["losses"][0] == pytest.approx(fixed["losses"][0], abs=2e-5)
+        assert len(record["losses"]) == 3
+        assert len(record["scales"]) == (0 if record is fixed else 3)
+        if record["recovery"]:  # it drives slopes up
+            assert all(scale > 1 for scale in record["scales"])
+    table = (tmp_path / "table.md").read_text()
+    assert table.strip() in text
+    assert len(re.findall(r"^\| (?:fixed|(?:GAAF|[LN]-LAAF)(?: \+ S)?, n = [12]) \|", table, re.MULTILINE)) == 13
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    run_script("reproduce_laaf_images.py", *arguments, cwd=tmp_path)
+    assert (tmp_path / "runs.jsonl").read_text().splitlines() == lines
