@@ -100,7 +100,12 @@ def _plain_gradients(
         for r in term.rows:
             rows[r] = rows[r] + _column(weights[r, k], y) * y
     wanted = [t for t, need in zip([weights, *tensors], needs, strict=True) if need]
-    found = iter(torch.autograd.grad(rows, wanted, grads, create_graph=True, allow_unused=True))
+    # A row may be constant: a slot whose last candidate is a β that is not trained now.
+    pairs = [(row, g) for row, g in zip(rows, grads, strict=True) if row.requires_grad]
+    if not pairs:
+        return [None] * len(needs)
+    outputs, cotangents = zip(*pairs, strict=True)
+    found = iter(torch.autograd.grad(outputs, wanted, cotangents, create_graph=True, allow_unused=True))
     return [next(found) if need else None for need in needs]
 
 

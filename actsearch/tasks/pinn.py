@@ -47,7 +47,8 @@ class PINN(Task):
     and test_…, and val_l2 and test_l2: the relative L2 error over all points whose solution is known.
 
     The activations must be twice differentiable. `lbfgs_steps` iterations of L-BFGS with a strong Wolfe line search,
-    over all training points at once, may follow at the end of `Trainer.fit`; a search never takes them.
+    over all training points at once, may follow at the end of `Trainer.fit`; a search never takes them. Terms that a
+    callback adds, such as slope recovery, are not in their loss.
     `optim` are the fields of `actsearch.tasks.OptimSettings`.
     Raises SettingsError for settings out of range and TaskError for a model that does not return such a solution.
     """
@@ -136,11 +137,11 @@ def finish(task: PINN, batch: Sequence[Tensor], steps: int) -> float:
         optimizer.zero_grad()
         value = loss()
         value.backward()
-        return float(value)
+        return value.item()
 
-    start = float(optimizer.step(closure))
+    start: float = optimizer.step(closure)
     optimizer.zero_grad()
-    end = float(loss())
+    end = loss().item()
     if not end < start:  # so written, it takes back what is not finite too
         with torch.no_grad():
             for w, old in zip(weights, before, strict=True):

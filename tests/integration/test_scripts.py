@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,3 +78,51 @@ def test_adaptive_slopes_on_images_start_alike_are_kept_on_disk_and_skip_what_is
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     run_script("reproduce_laaf_images.py", *arguments, cwd=tmp_path)
     assert (tmp_path / "runs.jsonl").read_text().splitlines() == lines
+
+
+def _records(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_adaptive_slopes_on_burgers_start_alike_are_kept_on_disk_and_may_run_side_by_side(tmp_path: Path) -> None:
+    arguments = ["--iterations", "3", "--n_residual", "50", "--n_data", "12", "--seeds", "2", "--jobs", "2"]
+    arguments += ["--weights", "[1, 0.1]", "--slopes_by", "[adam, sgd]", "--out", str(tmp_path)]
+    text = run_script("reproduce_laaf_burgers.py", *arguments, cwd=tmp_path)
+    records = _records(tmp_path)
+    assert len(records) == 2 * (4 + 2 * 4)
+    for seed in (0, 1):
+        # The same points and weights, whatever the slopes.
+        starts = [r["curve"][0]["loss"] for r in records if r["seed"] == seed]
+        assert starts == pytest.approx([starts[0]] * 12, rel=1e-5)
+    for record in records:
+        assert 0 < record["l2"] < 2
+        assert len(record["scales"]) == (0 if record["method"] == "standard" else 6)
+    recovered = {(r["weight"], r["slopes_by"]): r["scales"][0] for r in records if r["method"] == "L-LAAF + S"}
+    assert recovered[1.0, "sgd"] > recovered[0.1, "sgd"]  # it drives slopes up by its weight
+    table = (tmp_path / "table.md").read_text()
+    assert table.strip() in text
+    assert len(re.findall(r"^\| (?:standard|GAAF|[LN]-LAAF)(?: \+ S: weight [^|]*)? \|", table, re.MULTILINE)) == 12
+    assert "| 0.0769 |" in table
+    run_script("reproduce_laaf_burgers.py", *arguments, cwd=tmp_path)
+    assert _records(tmp_path) == records
+
+
+@pytest.mark.slow
+def test_adaptive_slopes_on_a_function_start_alike_and_are_drawn(tmp_path: Path) -> None:
+    arguments = ["--snapshots", "[2, 60]", "--points", "40", "--seeds", "2", "--out", str(tmp_path)]
+    text = run_script("reproduce_laaf_function.py", *arguments, cwd=tmp_path)
+    records = _records(tmp_path)
+    assert [r["method"] for r in records[:6]] == ["standard", "GAAF", "L-LAAF", "N-LAAF", "L-LAAF + S", "N-LAAF + S"]
+    assert len(records) == 2 * 6
+    for record in records:
+        (standard,) = [r for r in records if r["method"] == "standard" and r["seed"] == record["seed"]]
+        assert record["losses"][0] == pytest.approx(standard["losses"][0], rel=1e-3)
+        assert record["losses"][-1] < record["losses"][0]
+        assert list(record["snapshots"]) == ["2", "60"]
+    table = (tmp_path / "table.md").read_text()
+    assert table.strip() in text
+    assert len(table.splitlines()) == 2 + 6
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    run_script("reproduce_laaf_function.py", *arguments, cwd=tmp_path)
+    assert _records(tmp_path) == records

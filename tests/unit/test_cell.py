@@ -250,6 +250,24 @@ def test_second_derivatives_through_sites_that_share_parameters_count_each_once(
         assert_same_gradient(a, b, 1e-9)
 
 
+@pytest.mark.parametrize("ops", [("tanh", "beta"), ("beta", "beta")])
+def test_a_second_derivative_goes_past_a_slot_that_is_constant(ops: tuple[str, str]) -> None:
+    loaded = SearchSpace.load("smooth_c2")
+    chosen = {"u1": ops[0], "u2": ops[1], "b1": "add", "u3": "identity", "u4": "identity", "b2": "mul"}
+    survivors = {slot: [loaded.slot(slot).candidates.index(op)] for slot, op in chosen.items()}
+    weights = {slot: torch.ones(1, dtype=torch.float64) for slot in survivors}
+    named = {name: p.detach() for name, p in float64_parameters(loaded).items()}
+    x = torch.randn(5, dtype=torch.float64, requires_grad=True)
+    first, second = [], []
+    for y in (DenseEvaluator(loaded, survivors)(x, weights, named), naive(loaded, survivors, x, weights, named)):
+        first += torch.autograd.grad(y.sum(), x, create_graph=True)
+        second += (
+            torch.autograd.grad(first[-1].sin().sum(), x, allow_unused=True) if first[-1].requires_grad else [None]
+        )
+    torch.testing.assert_close(*first)
+    assert_same_gradient(*second, 1e-12)
+
+
 def test_the_dense_evaluator_passes_gradcheck_twice() -> None:
     cell = {
         "u1": {"inputs": "x", "candidates": ["tanh", "beta_mul", "square", "sin"]},

@@ -12,8 +12,10 @@ from actsearch import data, options
 from actsearch.build import TaskBuilder, build
 from actsearch.config import DataConfig, SearchConfig, TrainingConfig, TransferConfig
 from actsearch.data import ImageData
+from actsearch.data.pde import Burgers
 from actsearch.space import SearchSpace
 from actsearch.tasks import Classification, OptimSettings
+from actsearch.tasks.build import OWN
 from actsearch.transfer import controls
 
 ROOT = Path(__file__).parent.parent.parent
@@ -23,10 +25,12 @@ FILES = sorted([*ROOT.glob("configs/**/*.yaml"), *ROOT.glob("search_spaces/*.yam
 SIDES = {"digits": 8, "fashion_mnist": 28}
 
 
-def _facts(name: str, kind: str) -> dict[str, int]:
+def _facts(name: str, kind: str) -> dict[str, Any]:
     """What data says of itself, without reading or downloading it."""
     if kind == "language_modelling":
         return {"vocab_size": 100, "context": 32}
+    if kind == "pinn":
+        return {"domain": ((-1.0, 1.0), (0.0, 1.0)), "problem": Burgers()}
     side = SIDES.get(name, 32)
     return {"num_classes": 10, "in_channels": 3, "image_size": side, "in_features": 3 * side**2}
 
@@ -64,8 +68,10 @@ def test_named_searches_are_long_enough_to_mean_something(name: str) -> None:
 
 
 def test_training_config_mirrors_the_settings_of_the_optimiser() -> None:
-    mirrored = {k: v for k, v in vars(TrainingConfig()).items() if k != "label_smoothing"}
-    assert {k: tuple(v) if isinstance(v, list) else v for k, v in mirrored.items()} == vars(OptimSettings())
+    values = dict(vars(TrainingConfig()))
+    of_tasks = {name: default for defaults in OWN.values() for name, default in defaults.items()}
+    assert {k: values.pop(k) for k in of_tasks} == of_tasks
+    assert {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()} == vars(OptimSettings())
 
 
 def test_data_config_mirrors_the_data_module() -> None:
