@@ -158,6 +158,11 @@ def add_custom_scalars(writer: SummaryWriter, snapshot: Snapshot) -> None:
             "entropy by slot (nats)": ["Multiline", [f"^{prefix}entropy/"]],
             "lead of the best candidate by slot": ["Multiline", [f"^{prefix}margin/"]],
         }
+        slopes = [key for key in cell.at_sites if not isinstance(cell.op_parameters[key], tuple)]
+        if slopes:
+            layout[f"slopes by site{title}"] = {
+                key: ["Multiline", [f"^{prefix}op_parameters/{re.escape(key)}/"]] for key in slopes
+            }
     writer.add_custom_scalars(layout)
 
 
