@@ -113,7 +113,7 @@ def test_python_example_of_the_readme(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (example,) = (text for kind, text in BLOCKS if kind == "python")
+    example = next(text for kind, text in BLOCKS if kind == "python")
     x = torch.randn(64, 3)
     task = _Task()
     names = {
@@ -123,3 +123,25 @@ def test_python_example_of_the_readme(
     }
     exec(example, names)
     assert "replaced 1 activation site" in capsys.readouterr().out
+
+
+def test_example_of_slopes_and_curves_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = (text for kind, text in BLOCKS if kind == "python" and "slope_recovery" in text)
+    x = torch.randn(6, 3)
+    adapted, curved = (nn.Sequential(nn.Linear(3, 8), nn.SiLU(), nn.Linear(8, 1)) for _ in range(2))
+    before = curved(x)
+    names: dict[str, Any] = {
+        "my_model": adapted,
+        "my_other_model": curved,
+        "x": x,
+        "my_loss": lambda y: y.square().mean(),
+    }
+    exec(example, names)
+    names["loss"].backward()
+    assert "replaced 1 activation site" in capsys.readouterr().out
+    slopes = dict(adapted.named_parameters())["1.a"]
+    assert slopes.shape == (8,)
+    assert slopes.grad is not None
+    assert slopes.grad.abs().sum() > 0
+    assert torch.allclose(curved(x), before, atol=1e-6)
+    assert curved[1].coefficients.shape == (10,)
