@@ -21,7 +21,7 @@ from actsearch.ops.graph import evaluate
 from actsearch.ops.guard import HALF
 from actsearch.ops.slopes import recovery
 from actsearch.ops.spec import Value, registry
-from actsearch.seeds import mix_seed
+from actsearch.seeds import mix_seed, seed_torch
 from actsearch.space import SearchSpace
 
 
@@ -141,7 +141,7 @@ class MixedCell(nn.Module):
             return self.evaluator.at_weights(x, weights, self.op_parameters.at_site(site, x.ndim))
         if self.mode == "warm":
             return registry[self.warm].function(x)
-        return self._evaluate_choice(x, self._choice or self.choice(), site)
+        return self._evaluate_choice(x, self._choice or self._only or self.choice(), site)
 
     def _evaluate_choice(self, x: Tensor, ops: Mapping[str, str], site: int) -> Tensor:
         parameters = self.op_parameters.at_site(site, x.ndim)
@@ -175,7 +175,7 @@ class MixedCell(nn.Module):
             self.draws.fill_(self._n_draws)
             devices = [device] if device.type == "cuda" else []
             with torch.random.fork_rng(devices, device_type="cuda"):
-                torch.manual_seed(seed)
+                seed_torch(seed)
                 return {slot: self.relaxation.sample(self._surviving_alpha(slot), n) for slot in self._survivors}
 
     def _surviving_alpha(self, slot: str) -> Tensor:
@@ -308,6 +308,8 @@ class MixedCell(nn.Module):
             s.name: getattr(self.mask, s.name).nonzero().flatten().tolist() for s in self.space.slots
         }
         self._is_discrete = all(len(left) == 1 for left in self._survivors.values())
+        # Known without a look at α, which on an accelerator would be a wait at every site.
+        self._only = {slot: ops[0] for slot, ops in self.survivors.items()} if self._is_discrete else None
         self._order = tuple(slot.name for slot in self.space.slots)
         self._inputs = {slot.name: slot.inputs for slot in self.space.slots}
         self.evaluator.refresh(self._survivors)

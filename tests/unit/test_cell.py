@@ -189,7 +189,7 @@ def some_weights(survivors: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
 
 def float64_parameters(space: SearchSpace) -> dict[str, Tensor]:
     cell = MixedCell(space)
-    return {k: v.detach().double().requires_grad_() for k, v in cell.op_parameters.items()}
+    return {k: v.detach().double().requires_grad_() for k, v in cell.op_parameters.at_site(0, 1).items()}
 
 
 def assert_same_gradient(a: Tensor | None, b: Tensor | None, tolerance: float) -> None:
