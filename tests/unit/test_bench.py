@@ -186,7 +186,7 @@ def test_the_plain_mixture_is_the_dense_evaluator(name: str) -> None:
         for s in space.slots
     }
     parameters = {
-        f"{s.name}/{op}/{p.name}": torch.tensor(p.mean + 0.1, dtype=torch.float64, requires_grad=True)
+        f"{s.name}/{op}/{p.name}": torch.tensor(p.mean, dtype=torch.float64).add(0.1).requires_grad_()
         for s in space.slots
         for op in s.candidates
         for p in registry[op].parameters

@@ -21,6 +21,7 @@ from actsearch.errors import ActsearchError, GenotypeError, RunError
 from actsearch.genotype import FORMAT, VERSION, Choice, Genotype
 from actsearch.ops import Clip, registry
 from actsearch.ops.formula import to_torch
+from actsearch.ops.spec import Value
 from actsearch.space import SearchSpace
 
 X = torch.linspace(-3, 3, 61, dtype=torch.float64)
@@ -40,10 +41,14 @@ def unclipped(space: SearchSpace, seed: int) -> Genotype:
     """A random genotype without a clip, its parameters rounded to the digits that a formula shows."""
     drawn = space.random(seed)
     slots = {
-        name: Choice(c.op, c.inputs, {k: float(format(v, ".4g")) for k, v in c.parameters.items()})
+        name: Choice(c.op, c.inputs, {k: _rounded(v) for k, v in c.parameters.items()})
         for name, c in drawn.slots.items()
     }
     return Genotype(slots, drawn.output, Clip("none"))
+
+
+def _rounded(value: Value) -> Value:
+    return tuple(float(format(v, ".4g")) for v in value) if isinstance(value, tuple) else float(format(value, ".4g"))
 
 
 def tame(genotype: Genotype, x: torch.Tensor, most: float = 30.0) -> torch.Tensor:
