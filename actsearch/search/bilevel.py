@@ -27,6 +27,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from actsearch.cell.mixed import MixedCell
 from actsearch.errors import EvaluatorError, NonFiniteError, SettingsError, TaskError
 from actsearch.ops.spec import registry
+from actsearch.search.averages import Averages
 from actsearch.search.gate import Gate
 from actsearch.search.late import LateReadings
 from actsearch.search.monitor import Observer, Snapshot, locate_non_finite, recorded_inputs, snapshot_cell
@@ -34,6 +35,7 @@ from actsearch.search.optimizers import all_agree, all_reduce_mean, one_optimize
 from actsearch.search.schedule import drop_times
 from actsearch.search.settings import SearchSettings
 from actsearch.search.statistics import batch_statistics, frozen_statistics, statistics_layers
+from actsearch.search.unrolled import unrolled_gradients
 from actsearch.seeds import seed_all
 
 Parameters = Sequence[nn.Parameter]
@@ -100,7 +102,7 @@ class BilevelSearch(pl.LightningModule):
         self.register_buffer("skipped", torch.zeros((), dtype=torch.int64))
         self._n_steps = 0
         self._pending_gradients: dict[str, Tensor] = {}
-        self._sums: dict[str, list[Any]] = {}
+        self._averages = Averages()
         # None: on CUDA. To be set before the fit.
         self.deferred: bool | None = None
         self._late = LateReadings()
@@ -262,7 +264,7 @@ class BilevelSearch(pl.LightningModule):
                 return loss, self._arch_gradients(loss + self._anchor(), parameters)
 
         def second_order() -> tuple[Tensor, Sequence[Tensor | None]]:
-            return self._unrolled_gradients(batch, train_batch, index, parameters)
+            return self._unrolled(batch, train_batch, index, parameters)
 
         with frozen_statistics(self._statistics_layers):
             loss, gradients = self._with_inputs(first_order if self.settings.order == 1 else second_order)
@@ -295,20 +297,23 @@ class BilevelSearch(pl.LightningModule):
 
         Then they keep them from now on, and this step is computed once more.
         """
-        logged = {name: list(entry) for name, entry in self._sums.items()}
+        logged = self._averages.copy()
         try:
             return compute()
         except EvaluatorError:
-            self._sums = logged
+            self._averages = logged
             for cell in self._cells():
                 cell.evaluator.keeps_input = True
             self._resample(repeat=True)
             return compute()
 
     def _gradients(self, loss: Tensor, parameters: Parameters) -> tuple[Tensor | None, ...]:
+        return torch.autograd.grad(self._checked(loss), parameters, allow_unused=True)
+
+    def _checked(self, loss: Tensor) -> Tensor:
         if not loss.requires_grad:
             raise TaskError("the loss does not depend on what is trained; was the swapped model used in training_step?")
-        return torch.autograd.grad(loss, parameters, allow_unused=True)
+        return loss
 
     def _accumulate(
         self,
@@ -329,11 +334,11 @@ class BilevelSearch(pl.LightningModule):
         finite = all_agree(loss.isfinite())
         if self.deferred:
             self._usable[level] = finite | self._usable.get(level, finite)
-            self._add(f"loss/{level}", loss.where(finite, 0.0), finite)
+            self._averages.add(f"loss/{level}", loss.where(finite, 0.0), finite)
             if self.settings.accumulate > 1:
                 gradients = [g if g is None else g.where(finite, 0.0) for g in gradients]
         elif bool(finite):
-            self._add(f"loss/{level}", loss)
+            self._averages.add(f"loss/{level}", loss)
         else:
             self._skip(level, _why(float(loss)), batch, index)
             gradients = [None] * len(gradients)
@@ -354,61 +359,29 @@ class BilevelSearch(pl.LightningModule):
             return False
         return applied
 
-    def _unrolled_gradients(
+    def _unrolled(
         self, batch: Any, train_batch: Any, index: int, parameters: Parameters
-    ) -> tuple[Tensor, list[Tensor | None]]:
-        """Gradient of L_arch(w - ξ ∇_w L_train(w, α), α) by α; DARTS, arXiv 1806.09055, eq. 7 and 8.
-
-        The Hessian-vector product is a central difference with ε = 0.01 / ‖∇_w' L_arch‖. The weights are restored to
-        the same bits.
-        """
-        xi = self.settings.inner_lr or float(self._named_optimizers()["weights"].param_groups[0]["lr"])
-        weights = self.weights
-        kept = [w.detach().clone() for w in weights]
-
-        def put(shift: Sequence[Tensor | None], scale: float | Tensor) -> None:
-            with torch.no_grad():
-                for w, original, d in zip(weights, kept, shift, strict=True):
-                    w.copy_(original if d is None else original + scale * d)
-            torch.clear_autocast_cache()  # it would hand out casts of the old weights
+    ) -> tuple[Tensor, Sequence[Tensor | None]]:
+        rate = self.settings.inner_lr or float(self._named_optimizers()["weights"].param_groups[0]["lr"])
 
         def train_loss() -> Tensor:
             # The difference of two of them is divided by a small number: they must see the same dropout.
             seed_all(self.settings.seed, self.current_epoch, index, 1)
-            return self._loss(train_batch, index, None)
+            self._resample(repeat=True)
+            return self._checked(self._loss(train_batch, index, None))
 
-        try:
-            inner = self._gradients(train_loss(), weights)
-            put(inner, -xi)
+        def arch_loss() -> tuple[Tensor, Tensor]:
             self._resample(repeat=True)
-            loss = self._loss(batch, index, "arch")
-            both = self._gradients(loss + self._anchor(), [*parameters, *weights])
-            direct, v = both[: len(parameters)], both[len(parameters) :]
-            norm = torch.nn.utils.get_total_norm([d for d in v if d is not None])
-            epsilon = 0.01 / (norm.clamp(min=1e-12) if self.deferred else max(float(norm), 1e-12))
-            put(v, epsilon)
-            self._resample(repeat=True)
-            above = self._gradients(train_loss(), parameters)
-            put(v, -epsilon)
-            self._resample(repeat=True)
-            below = self._gradients(train_loss(), parameters)
-        finally:
-            put([None] * len(weights), 0.0)
-        zero = [torch.zeros_like(p) for p in parameters]
-        implicit = [
-            (z if a is None else a) - (z if b is None else b) for a, b, z in zip(above, below, zero, strict=True)
-        ]
-        gradients = [
-            ((z if d is None else d) - xi * h / (2 * epsilon)).to(z.dtype)
-            for d, h, z in zip(direct, implicit, zero, strict=True)
-        ]
-        return loss, list(gradients)
+            loss = self._checked(self._loss(batch, index, "arch"))
+            return loss, loss + self._anchor()
+
+        return unrolled_gradients(self.weights, parameters, rate, train_loss, arch_loss, waits=not self.deferred)
 
     # -- what the levels share -------------------------------------------------------------------------------------
 
     def _loss(self, batch: Any, index: int, level: str | None) -> Tensor:
         """The loss of the task's training_step. Raises TaskError if there is none."""
-        with self._recording(f"{level}/" if level else None):
+        with self._averages.recording(self.task, f"{level}/" if level else None):
             arguments = (batch, index) if self._takes_index else (batch,)
             output = self.task.training_step(*arguments)
         loss = output.get("loss") if isinstance(output, Mapping) else output
@@ -433,7 +406,7 @@ class BilevelSearch(pl.LightningModule):
         if not terms:
             return 0.0
         total = torch.stack(terms).sum()
-        self._add("slope_recovery", total.detach())
+        self._averages.add("slope_recovery", total.detach())
         return self.settings.slope_recovery * total
 
     def _cells(self) -> Iterator[MixedCell]:
@@ -535,12 +508,12 @@ class BilevelSearch(pl.LightningModule):
         snapshot = self.measure(epoch)
         self._step_schedulers("epoch", snapshot.metrics)
         self.epochs_done.fill_(epoch)
-        self._sums.clear()
+        self._averages.clear()
         for observer in self.observers:
             observer(snapshot)
 
     def _forward_hook(self, name: str) -> None:
-        with self._recording(None):
+        with self._averages.recording(self.task, None):
             getattr(self.task, name)()
 
     def _shrink(self, time_now: int) -> None:
@@ -588,7 +561,7 @@ class BilevelSearch(pl.LightningModule):
             for index, batch in enumerate(self.validation):
                 batch = self._to_device(batch)
                 with recorded_inputs(self.task) if is_first else _nothing() as found:
-                    self._add("loss/val", self._loss(batch, index, None))
+                    self._averages.add("loss/val", self._loss(batch, index, None))
                 pre_activations = found or pre_activations
                 is_first = False
                 self._user_validation(batch, index)
@@ -596,7 +569,7 @@ class BilevelSearch(pl.LightningModule):
             name: [pre_activations[s] for s in cell.site_names if s in pre_activations]
             for name, cell in zip(self.cells, self._cells(), strict=True)
         }
-        averages = {name: float(total / n) for name, (total, n) in self._sums.items() if n}
+        averages = self._averages.means()
         return Snapshot(
             epoch=epoch,
             epochs=self.settings.epochs,
@@ -618,7 +591,7 @@ class BilevelSearch(pl.LightningModule):
 
     def _user_validation(self, batch: Any, index: int) -> None:
         if type(self.task).validation_step is not pl.LightningModule.validation_step:
-            with self._recording(""):
+            with self._averages.recording(self.task, ""):
                 self.task.validation_step(batch, index)
 
     @contextmanager
@@ -649,40 +622,12 @@ class BilevelSearch(pl.LightningModule):
         """Refused: a search never sees the test set."""
         raise TaskError("a search never sees the test set; retrain the discovered activation and test that")
 
-    # -- what the task logs ----------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _recording(self, prefix: str | None) -> Iterator[None]:
-        """Within it, what the task logs is averaged over the epoch under `prefix`; dropped if that is None.
-
-        The task's own `log` would write into Lightning's present hook under names that both levels share.
-        """
-
-        def log(name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-            if prefix is not None and isinstance(value, Tensor | int | float):
-                self._add(prefix + name, torch.as_tensor(value).detach().float().mean())
-
-        def log_dict(values: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
-            for name, value in values.items():
-                log(name, value)
-
-        self.task.__dict__["log"], self.task.__dict__["log_dict"] = log, log_dict
-        try:
-            yield
-        finally:
-            del self.task.__dict__["log"], self.task.__dict__["log_dict"]
-
-    def _add(self, name: str, value: Tensor, count: int | Tensor = 1) -> None:
-        entry = self._sums.setdefault(name, [0.0, 0])
-        entry[0] = entry[0] + value
-        entry[1] = entry[1] + count
-
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["actsearch"] = {
             "gradients": {n: p.grad.cpu() for n, p in self.named_parameters() if p.grad is not None},
-            "sums": {name: [float(total), int(n)] for name, (total, n) in self._sums.items()},
+            "sums": self._averages.state(),
             "seconds": self._seconds,
             "usable": {level: flag.cpu() for level, flag in self._usable.items()},
         }
@@ -690,7 +635,7 @@ class BilevelSearch(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["actsearch"]
         self._pending_gradients = dict(state["gradients"])
-        self._sums = {name: list(entry) for name, entry in state["sums"].items()}
+        self._averages.load(state["sums"])
         self._seconds = float(state["seconds"])
         self._usable = dict(state.get("usable", {}))
 

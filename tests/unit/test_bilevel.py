@@ -544,7 +544,7 @@ def test_a_step_that_was_computed_twice_is_logged_once() -> None:
 
     class Counts(pl.Callback):
         def on_train_batch_end(self, trainer: Any, module: Any, *rest: Any) -> None:
-            counts.append({name: entry[1] for name, entry in module._sums.items()})
+            counts.append(module._averages.counts())
 
     cell = MixedCell("smooth_c2", "softmax", evaluator="table", seed=1)
     search = BilevelSearch(Penalised(cell, 1.0), {"network": cell}, settings_of(epochs=1))
