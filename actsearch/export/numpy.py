@@ -58,13 +58,14 @@ def to_numpy_source(genotype: Genotype, name: str | None = None) -> str:
     Raises SettingsError for a name that Python does not allow.
     """
     cls, function = names(genotype, name)
+    sites = len(genotype.sites)
     genotype = as_computed(genotype)
     written = write(genotype, NUMPY, None, reserved={*_TAKEN, function, "dtype"})
     needs = "It needs NumPy and SciPy (for erf)." if "special" in written.modules else "It needs NumPy alone."
     used = written.modules | {"np"}
     blocks = ["\n".join(_IMPORTS[m] for m in group if m in used) for group in (["math"], ["np", "special"])]
     parts = [
-        header(genotype, cls, needs),
+        header(genotype, cls, needs, sites),
         *(block for block in blocks if block),
         *constants(written.constants),
         *tables(written.bounds, ""),

@@ -59,6 +59,7 @@ def to_source(genotype: Genotype, name: str | None = None, trainable: bool = Fal
     Raises SettingsError for a name that Python does not allow, GenotypeError if an operation's source cannot be read.
     """
     cls, function = names(genotype, name)
+    sites = len(genotype.sites)
     genotype = as_computed(genotype)
     written = write(
         genotype,
@@ -70,7 +71,7 @@ def to_source(genotype: Genotype, name: str | None = None, trainable: bool = Fal
     imports = [_IMPORTS["math"]] if "math" in written.modules else []
     third = [_IMPORTS[module] for module in ("torch", "F") if module in written.modules | {"torch"}]
     parts = [
-        header(genotype, cls, "It needs torch alone."),
+        header(genotype, cls, "It needs torch alone.", sites),
         "\n\n".join("\n".join(block) for block in (imports, [*third, "from torch import Tensor, nn"]) if block),
         *constants(_vectors(genotype) if trainable else written.constants),
         *tables(written.bounds, "torch."),
@@ -108,12 +109,14 @@ def as_computed(genotype: Genotype) -> Genotype:
     return Genotype.from_dict(data)
 
 
-def header(genotype: Genotype, title: str, needs: str) -> str:
-    """The docstring of an exported file: what the function is and where it comes from."""
+def header(genotype: Genotype, title: str, needs: str, sites: int = 0) -> str:
+    """The docstring of an exported file: what the function is and where it comes from; means over so many sites."""
     clip = genotype.clip
     lines = [f"{title}: {genotype.formula}", ""]
     if clip.kind != "none":
         lines += [f"The value of every unbounded operation is kept within ±{clip.limit:g} by a {clip.kind} clip.", ""]
+    if sites:
+        lines += [f"Its parameters are means over the {sites} sites of the network that was searched.", ""]
     lines += [f"Written by actsearch {actsearch.__version__}. {needs}"]
     space = {"space": dict(genotype.space)} if genotype.space else {}
     origin: dict[str, Any] = {**space, **genotype.provenance}

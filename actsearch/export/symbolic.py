@@ -64,7 +64,7 @@ def _clipped(value: sympy.Expr, clip: Clip, interval: bounds.Interval) -> sympy.
 def to_sympy_source(genotype: Genotype, name: str | None = None) -> str:
     """The text of a Python file with the expression, its derivatives on demand; it needs sympy alone."""
     cls, _ = names(genotype, name)
-    return f'''{header(genotype, cls, "It needs sympy alone.")}
+    return f'''{header(genotype, cls, "It needs sympy alone.", len(genotype.sites))}
 
 import sympy
 

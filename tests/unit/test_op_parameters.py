@@ -339,7 +339,9 @@ def test_a_search_result_with_slopes_is_exported_and_read_back(tmp_path: Any) ->
     activation = actsearch.load(path)
     x = torch.linspace(-4, 4, 200)
     space: dict[str, Any] = {}
-    exec(activation.to_source("Found"), space)
+    text = activation.to_source("Found")
+    assert "Its parameters are means over the 3 sites of the network that was searched." in text
+    exec(text, space)
     assert torch.equal(space["Found"]()(x), activation(x))
     trained: dict[str, Any] = {}
     exec(activation.to_source("Found", trainable=True), trained)
