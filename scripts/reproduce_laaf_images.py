@@ -165,7 +165,7 @@ def _draw_panel(axes: Axes, records: dict[tuple[Method, int], dict[str, Any]], r
 
 def reproduce(
     sets: tuple[str, ...] = ("semeion", "mnist", "fashion_mnist"),
-    without_recovery: tuple[str, ...] = ("semeion",),
+    without_recovery: tuple[str, ...] = ("semeion", "mnist", "fashion_mnist"),
     seeds: int = 3,
     images: int = 2560,
     test_images: int = 1000,
