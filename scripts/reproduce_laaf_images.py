@@ -1,6 +1,6 @@
 """Do adaptive slopes lower the training loss of an image classifier faster? (Jagtap et al. 2020, arXiv 1909.12228)
 
-    python scripts/reproduce_laaf_images.py                           # 3 seeds, shortened: 30 minutes on two cores
+    python scripts/reproduce_laaf_images.py                           # 3 seeds, shortened: about an hour on one core
     python scripts/reproduce_laaf_images.py --sets '[mnist]' --images 60000 --steps 46900   # as long as published
 
 The published LeNet variant (convolutions of 64 channels 5×5, pooled, then 1,024 units, ReLU) with fixed activations and
@@ -43,6 +43,7 @@ from actsearch.tasks import Classification, SlopeRecovery
 WINDOW = 10  # steps over which a drawn curve is averaged
 NAMES = {"network": "GAAF", "site": "L-LAAF", "channel": "N-LAAF"}
 COLOURS = {None: "#000000", "network": "#0072B2", "site": "#D55E00", "channel": "#009E73"}
+GREYS = ("#999999", "#555555")
 TITLES = {"semeion": "Semeion", "mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "digits": "digits"}
 
 
@@ -155,14 +156,15 @@ def draw(found: dict[str, dict[tuple[Method, int], dict[str, Any]]], path: Path)
 
 
 def _draw_panel(axes: Axes, records: dict[tuple[Method, int], dict[str, Any]], recovery: bool) -> None:
-    for method in dict.fromkeys(m for m, _ in records if m == FIXED or (m.recovery == recovery and m.scope)):
+    for method in dict.fromkeys(m for m, _ in records if m.scope is None or m.recovery == recovery):
         losses = np.array([record["losses"] for (m, _), record in records.items() if m == method]).mean(0)
         window = min(WINDOW, len(losses))
         smooth = np.convolve(losses, np.full(window, 1 / window), "valid")
-        line = "--" if method.n == 2 else "-"
-        width = 2.4 if method == FIXED else 1.4
+        line = ":" if method in FASTER else "--" if method.n == 2 else "-"
+        colour = GREYS[FASTER.index(method)] if method in FASTER else COLOURS[method.scope]
+        width = 2.4 if method.scope is None else 1.4
         steps = np.arange(len(smooth)) + (window + 1) / 2
-        axes.plot(steps, smooth, line, color=COLOURS[method.scope], linewidth=width, label=str(method))
+        axes.plot(steps, smooth, line, color=colour, linewidth=width, label=str(method))
     axes.set_yscale("log")
     axes.set_xlabel("step")
     axes.set_ylabel("training loss on data")
