@@ -63,18 +63,23 @@ def test_adaptive_slopes_on_images_start_alike_are_kept_on_disk_and_skip_what_is
     assert "skipped npz: " in text
     lines = (tmp_path / "runs.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
-    assert len(records) == 2 * (1 + 6 + 6)
+    assert len(records) == 2 * (1 + 6 + 6 + 2)
     for record in records:
-        (fixed,) = [r for r in records if r["scope"] is None and r["seed"] == record["seed"]]
+        (fixed,) = [r for r in records if r["scope"] is None and (r["seed"], r["lr"]) == (record["seed"], 0.01)]
         # The same weights and the same batches, whatever the slopes.
         assert record["losses"][0] == pytest.approx(fixed["losses"][0], abs=2e-5)
         assert len(record["losses"]) == 3
-        assert len(record["scales"]) == (0 if record is fixed else 3)
+        assert len(record["scales"]) == (3 if record["scope"] else 0)
         if record["recovery"]:  # it drives slopes up
             assert all(scale > 1 for scale in record["scales"])
     table = (tmp_path / "table.md").read_text()
     assert table.strip() in text
-    assert len(re.findall(r"^\| (?:fixed|(?:GAAF|[LN]-LAAF)(?: \+ S)?, n = [12]) \|", table, re.MULTILINE)) == 13
+    assert (
+        len(
+            re.findall(r"^\| (?:fixed(?:, lr 0.0[25])?|(?:GAAF|[LN]-LAAF)(?: \+ S)?, n = [12]) \|", table, re.MULTILINE)
+        )
+        == 15
+    )
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     run_script("reproduce_laaf_images.py", *arguments, cwd=tmp_path)
     assert (tmp_path / "runs.jsonl").read_text().splitlines() == lines
