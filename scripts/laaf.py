@@ -39,6 +39,7 @@ class Run:
 
     n: the fixed scale of the slopes. lr: Adam's learning rate of the weights, and of slopes without recovery.
     weight: of slope recovery in the loss. slopes_by, slope_lr: optimiser of the slopes, and its learning rate.
+    limit: n·a is kept at or below it, if it is given.
     """
 
     method: str
@@ -49,18 +50,20 @@ class Run:
     weight: float
     slopes_by: str
     slope_lr: float
+    limit: float | None
 
     @property
     def name(self) -> str:
         """In a table."""
         if not METHODS[self.method][1]:
             return self.method
-        return f"{self.method}: weight {self.weight:g}, a by {self.slopes_by.upper()} at {self.slope_lr:g}"
+        limit = "" if self.limit is None else f", n·a ≤ {self.limit:g}"
+        return f"{self.method}: weight {self.weight:g}, a by {self.slopes_by} at {self.slope_lr:g}{limit}"
 
 
 AnyRun = TypeVar("AnyRun", bound=Run)
 Record = dict[str, Any]
-Recipe = tuple[float, str, float]  # weight, slopes_by, slope_lr
+Recipe = tuple[float, str, float, float | None]  # weight, slopes_by, slope_lr, limit
 
 
 def make_adaptive(model: nn.Module, run: Run, example: Tensor) -> nn.Module:
@@ -75,6 +78,7 @@ def make_adaptive(model: nn.Module, run: Run, example: Tensor) -> nn.Module:
 def minimise(model: nn.Module, run: Run, loss: Callable[[], Tensor], look: Callable[[int, Tensor], None]) -> None:
     """Train `model` by full batches; `look` is told the iteration and the loss on data before each step and at last."""
     optimizers = _optimizers(model, run)
+    slopes = [m.a.detach() for m in model.modules() if isinstance(m, AdaptiveSlope)]  # the same memory
     for iteration in range(run.iterations + 1):
         value = loss()
         look(iteration, value)
@@ -87,6 +91,9 @@ def minimise(model: nn.Module, run: Run, loss: Callable[[], Tensor], look: Calla
         value.backward()
         for optimizer in optimizers:
             optimizer.step()
+        if run.limit is not None:
+            for a in slopes:
+                a.clamp_(max=run.limit / run.n)
 
 
 def _optimizers(model: nn.Module, run: Run) -> list[torch.optim.Optimizer]:
@@ -114,10 +121,10 @@ def plan(
         if method not in METHODS:
             raise UnknownNameError("method", method, METHODS)
     return [
-        replace(first, method=method, seed=seed, weight=weight, slopes_by=by, slope_lr=lr)
+        replace(first, method=method, seed=seed, weight=weight, slopes_by=by, slope_lr=lr, limit=limit)
         for seed in range(seeds)
         for method in methods
-        for weight, by, lr in (recipes if METHODS[method][1] else [(0.0, "adam", first.lr)])
+        for weight, by, lr, limit in (recipes if METHODS[method][1] else [(0.0, "adam", first.lr, None)])
     ]
 
 

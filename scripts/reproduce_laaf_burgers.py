@@ -95,6 +95,7 @@ def reproduce(
     weights: tuple[float, ...] = (1.0,),
     slopes_by: tuple[SlopesBy, ...] = ("adam",),
     slope_lrs: tuple[float, ...] = (LR,),
+    limits: tuple[float | None, ...] = (None,),
     iterations: int = 2000,
     n_residual: int = 10_000,
     n_data: int = 400,
@@ -110,6 +111,7 @@ def reproduce(
         weights: of slope recovery in the loss; each is a row of the methods with S.
         slopes_by: the optimiser of the slopes of the methods with S; each is a row.
         slope_lrs: its learning rate; each is a row.
+        limits: at or below which n·a is kept; each is a row.
         iterations: of the optimiser.
         n_residual: points within the domain.
         n_data: initial and boundary points.
@@ -117,8 +119,8 @@ def reproduce(
         jobs: runs at the same time, each a process with one thread.
         out: folder of runs.jsonl and table.md.
     """
-    first = BurgersRun("standard", 0, n, LR, iterations, 0.0, "adam", LR, n_residual, n_data)
-    wanted = plan(first, methods, seeds, list(product(weights, slopes_by, slope_lrs)))
+    first = BurgersRun("standard", 0, n, LR, iterations, 0.0, "adam", LR, None, n_residual, n_data)
+    wanted = plan(first, methods, seeds, list(product(weights, slopes_by, slope_lrs, limits)))
     records = carry_out(train, wanted, jobs, Path(out) / "runs.jsonl", _tell)
     text = table(records)
     write_text(Path(out) / "table.md", text + "\n")

@@ -137,6 +137,7 @@ def reproduce(
     weights: tuple[float, ...] = (1.0,),
     slopes_by: tuple[SlopesBy, ...] = ("adam",),
     slope_lrs: tuple[float, ...] = (LR,),
+    limits: tuple[float | None, ...] = (None,),
     snapshots: tuple[int, ...] = (2000, 8000, 15_000),
     points: int = 300,
     scaled: bool = False,
@@ -152,6 +153,7 @@ def reproduce(
         weights: of slope recovery in the loss; each is a row of the methods with S.
         slopes_by: the optimiser of the slopes of the methods with S; each is a row.
         slope_lrs: its learning rate; each is a row.
+        limits: at or below which n·a is kept; each is a row.
         snapshots: iterations after which the fit is measured; the last ends the run.
         points: of the training set.
         scaled: whether inputs are scaled to [-1, 1] before the first layer.
@@ -160,8 +162,8 @@ def reproduce(
         out: folder of runs.jsonl, table.md and figure.png.
     """
     snapshots = tuple(sorted(snapshots))
-    first = FunctionRun("standard", 0, n, LR, snapshots[-1], 0.0, "adam", LR, points, scaled)
-    wanted = plan(first, methods, seeds, list(product(weights, slopes_by, slope_lrs)))
+    first = FunctionRun("standard", 0, n, LR, snapshots[-1], 0.0, "adam", LR, None, points, scaled)
+    wanted = plan(first, methods, seeds, list(product(weights, slopes_by, slope_lrs, limits)))
     records = carry_out(partial(train, snapshots=snapshots), wanted, jobs, Path(out) / "runs.jsonl", _tell)
     text = table(records, snapshots)
     write_text(Path(out) / "table.md", text + "\n")
