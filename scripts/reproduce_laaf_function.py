@@ -107,15 +107,16 @@ def draw(records: dict[FunctionRun, Record], snapshots: tuple[int, ...], path: P
     names = dict.fromkeys(run.name for run in records)
     for name in names:
         rows = {run: record for run, record in records.items() if run.name == name}
-        colour = COLOURS[next(iter(rows)).method]
+        one = next(iter(rows))
+        ink = {"color": COLOURS[one.method], "linestyle": "-" if one.limit is None else "--"}
         losses = np.exp(np.log([record["losses"] for record in rows.values()]).mean(0))
-        first.plot(EVERY * np.arange(len(losses)), losses, color=colour, linewidth=1.3, label=name)
+        first.plot(EVERY * np.arange(len(losses)), losses, linewidth=1.3, label=name, **ink)
         record = next(record for run, record in rows.items() if run.seed == 0)
         for axes, k in zip(others, snapshots, strict=True):
-            axes.plot(GRID, record["snapshots"][str(k)]["fit"], color=colour, linewidth=1.1)
+            axes.plot(GRID, record["snapshots"][str(k)]["fit"], linewidth=1.1, **ink)
     first.set_yscale("log")
     _style(first, "training loss", "iteration", "mean square error, geometric mean of the seeds")
-    first.legend(fontsize=8, frameon=False)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=9, frameon=False)
     for axes, k in zip(others, snapshots, strict=True):
         axes.plot(GRID, target(GRID), color="#999999", linewidth=3, alpha=0.5, zorder=0)
         axes.set_ylim(-0.6, 1.6)
