@@ -50,7 +50,8 @@ def bspline(x: Tensor, coefficients: Tensor | tuple[float, ...]) -> Tensor:
     shared = c[0].numel()
     row = torch.arange(shared, device=x.device).view(c.shape[1:])
     at = torch.add(row, piece, alpha=shared)
-    a0, a1, a2, a3 = [a.flatten().index_select(0, at.flatten()).view(at.shape) for a in cubics]
+    flat = at.flatten()
+    a0, a1, a2, a3 = [a.flatten().index_select(0, flat).view(at.shape) for a in cubics]
     return torch.addcmul(a0, s, torch.addcmul(a1, s, torch.addcmul(a2, s, a3)))
 
 

@@ -238,7 +238,8 @@ def test_names_follow_the_customs_of_python() -> None:
 
 @pytest.mark.parametrize("n", [12, pytest.param(RANDOM, marks=pytest.mark.slow)])
 def test_files_are_formatted_and_run_in_a_process_without_actsearch(n: int, tmp_path: Path) -> None:
-    genotypes = [*drawn(n), *drawn(n // 2, "full"), *map(zoo.load, zoo.names())]
+    series = map(Genotype.of_op, registry.groups()["taafs"])
+    genotypes = [*drawn(n), *drawn(n // 2, "full"), *map(zoo.load, zoo.names()), *series]
     x = np.linspace(-9, 9, 97)
     expected = []
     for k, genotype in enumerate(genotypes):
@@ -368,9 +369,11 @@ def test_every_operation_runs_in_onnxruntime_at_any_size(ops: tuple[str, ...], t
     activations = [Activation(cells(registry[op])[0]) for op in ops]
     function = load_onnx(to_onnx_together(activations, tmp_path / "all.onnx"))
     x = np.concatenate([parity.points(), [1e30, -1e30, 3e38, -3e38]]).astype(np.float32)
-    for activation, found in zip(activations, function(x[None]), strict=True):
+    for op, activation, found in zip(ops, activations, function(x[None]), strict=True):
         expected = activation(torch.from_numpy(x)).numpy()
-        np.testing.assert_allclose(found[0], expected, rtol=2e-6, atol=2e-6, err_msg=activation.formula)
+        # A series in tanh x is steep at its ends: it multiplies the last bit of another tanh by tens.
+        tolerance = 2e-5 if any(p.shape for p in registry[op].parameters) else 2e-6
+        np.testing.assert_allclose(found[0], expected, rtol=tolerance, atol=tolerance, err_msg=activation.formula)
     for shape in [(0, 3), (1, 1), (4, 500)]:
         assert {y.shape for y in function(np.ones(shape, np.float32))} == {shape}
 
