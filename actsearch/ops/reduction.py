@@ -6,6 +6,7 @@ Li, arXiv 2412.14655, approximates the learned curve by a low-order polynomial.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from actsearch.ops.guard import HALF, limit, power_bound
 _LINEAR = power_bound(1)
 
 
-class Reduced(nn.Module):
+class Reduced(nn.Module, ABC):
     """A function that is known within [low, high], and goes on C² and in the end linearly outside it.
 
     At the distance d beyond an end with value v, slope s and curvature c it is v ± s d + c d² / (2 (1 + d/w)), where w
@@ -50,9 +51,9 @@ class Reduced(nn.Module):
         bent = distance / (1 + distance.abs() / (0.1 * (self.high - self.low)))
         return self.within(inside) + distance * (slope + 0.5 * curvature * bent)
 
+    @abstractmethod
     def within(self, x: Tensor) -> Tensor:
         """The function at `x` in [low, high]."""
-        raise NotImplementedError
 
     def extra_repr(self) -> str:
         return str(self.error)
