@@ -58,6 +58,7 @@ def test_a_search_on_an_own_model_and_own_data_takes_forty_lines(tmp_path: Path)
 @pytest.mark.slow
 def test_adaptive_slopes_on_images_start_alike_are_kept_on_disk_and_skip_what_is_missing(tmp_path: Path) -> None:
     arguments = ["--sets", "[digits, npz]", "--without_recovery", "[digits]", "--images", "128", "--test_images", "64"]
+    arguments += ["--faster", "[digits]"]
     arguments += ["--steps", "3", "--seeds", "2", "--root", str(tmp_path), "--out", str(tmp_path), "--threads", "1"]
     text = run_script("reproduce_laaf_images.py", *arguments, cwd=tmp_path)
     assert "skipped npz: " in text
