@@ -5,7 +5,7 @@
 
 The published LeNet variant (convolutions of 64 channels 5×5, pooled, then 1,024 units, ReLU) with fixed activations and
 with one slope for the network (GAAF), for each layer (L-LAAF) and for each neuron or channel (N-LAAF); SGD at 0.01 with
-momentum 0.9, batches of 64. All methods of a seed have the same
+momentum 0.9, batches of 64. Fixed activations at greater rates are the control. All methods of a seed have the same
 initial weights and the same batches. Every run is added to OUT/runs.jsonl, and what is there is not run again;
 OUT/table.md and OUT/curves.png are made of them.
 """
