@@ -101,7 +101,8 @@ class FrameBatch:
     def map(self, function: Callable[[Tensor], Tensor]) -> FrameBatch:
         """The same batch with `function` of each of its tensors."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return FrameBatch(**{name: function(v) if isinstance(v, Tensor) else v for name, v in values.items()})
+        changed = {name: function(v) for name, v in values.items() if isinstance(v, Tensor)}
+        return dataclasses.replace(self, **changed)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> FrameBatch:
         """On a device."""

@@ -93,12 +93,10 @@ class ForceField(nn.Module, ABC):
             strain = torch.zeros_like(batch.cell).requires_grad_(stress)
             interaction = self.interaction(batch, self._strained(batch, positions, strain, stress))
             found = _gradients(interaction.sum(), [positions, strain] if stress else [positions], create_graph=wanted)
-        energy = self._total(batch, interaction)
+        if not wanted:
+            interaction, found = interaction.detach(), [gradient.detach() for gradient in found]
         volume = torch.linalg.det(batch.cell).abs()[:, None, None]
-        prediction = Prediction(energy, -found[0], found[1] / volume if stress else None)
-        if wanted:
-            return prediction
-        return Prediction(*(None if t is None else t.detach() for t in vars(prediction).values()))
+        return Prediction(self._total(batch, interaction), -found[0], found[1] / volume if stress else None)
 
     def _strained(self, batch: FrameBatch, positions: Tensor, strain: Tensor, stress: bool) -> Tensor:
         if not stress:
