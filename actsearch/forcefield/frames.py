@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -101,7 +102,7 @@ class FrameBatch:
     def map(self, function: Callable[[Tensor], Tensor]) -> FrameBatch:
         """The same batch with `function` of each of its tensors."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        changed = {name: function(v) for name, v in values.items() if isinstance(v, Tensor)}
+        changed: dict[str, Any] = {name: function(v) for name, v in values.items() if isinstance(v, Tensor)}
         return dataclasses.replace(self, **changed)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> FrameBatch:
