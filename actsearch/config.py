@@ -16,19 +16,20 @@ class DataConfig:
 
     Args:
         name: images, such as digits, mnist, fashion_mnist, cifar10, cifar10_jpeg, npz or folder, text:
-            python_reference, tinyshakespeare, tinystories or text, or an equation: burgers, heat or poisson.
+            python_reference, tinyshakespeare, tinystories or text, an equation: burgers, heat or poisson, or frames of
+            atoms: ethanol, copper, water, rmd17, mlearn, ani1, deepmd or xyz.
         root: its folder (its file for npz and text); default: the environment's ACTSEARCH_DATA, else
             ~/.cache/actsearch/data.
-        batch_size: examples a step; of text, windows; of an equation, points.
+        batch_size: examples a step; of text, windows; of an equation, points; of atoms, frames.
         num_workers: processes that load data; what is held in memory needs none.
         augment: unset for what is standard for the set, true or false to insist, trivial for TrivialAugmentWide too.
-        limit_train: use only that many training images, each class in proportion, or windows of text.
-        limit_test: use only that many test images or windows.
+        limit_train: use only that many training images, each class in proportion, windows of text, or frames.
+        limit_test: use only that many test images, windows or frames.
         seed: of the choice of these; of an equation, of its points.
         device: where images are kept and augmented; cpu, cuda, or one such as cuda:1; default, auto: on the GPU that
             trains, if they take at most a quarter of its free memory.
-        options: of the set itself, such as image_size of folder, context and tokenizer of text, or n_residual, n_data
-            and sampling of an equation.
+        options: of the set itself, such as image_size of folder, context and tokenizer of text, n_residual, n_data
+            and sampling of an equation, or cutoff, references and molecule of frames.
     """
 
     name: str = "digits"

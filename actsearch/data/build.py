@@ -5,14 +5,20 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from actsearch.data.frames.module import FrameData
 from actsearch.data.module import ImageData
 from actsearch.data.pde.module import PointData
 from actsearch.data.registry import KINDS, names
 from actsearch.data.text import TextData
 from actsearch.errors import SettingsError, UnknownNameError
 
-AnyData = ImageData | TextData | PointData
-_MODULES: dict[str, type[AnyData]] = {"images": ImageData, "text": TextData, "equations": PointData}
+AnyData = ImageData | TextData | PointData | FrameData
+_MODULES: dict[str, type[AnyData]] = {
+    "images": ImageData,
+    "text": TextData,
+    "equations": PointData,
+    "frames": FrameData,
+}
 
 
 def build(name: str, **options: Any) -> AnyData:

@@ -10,6 +10,13 @@ from typing import Any
 from actsearch.data.cifar10_jpeg import cifar10_jpeg
 from actsearch.data.digits import digits
 from actsearch.data.folder import folder
+from actsearch.data.frames.ani import ani1
+from actsearch.data.frames.copper import copper
+from actsearch.data.frames.deepmd import deepmd, water
+from actsearch.data.frames.ethanol import ethanol
+from actsearch.data.frames.mlearn import mlearn
+from actsearch.data.frames.rmd17 import rmd17
+from actsearch.data.frames.xyz import xyz
 from actsearch.data.mnist import fashion_mnist, kmnist, mnist
 from actsearch.data.npz import npz
 from actsearch.data.pde import Burgers, Heat, Poisson
@@ -42,13 +49,24 @@ TEXTS: Readers = {
 }
 # Each gives a Problem, and reads nothing.
 EQUATIONS: Readers = {"burgers": Burgers, "heat": Heat, "poisson": Poisson}
-KINDS: Mapping[str, Readers] = {"images": IMAGES, "text": TEXTS, "equations": EQUATIONS}
+# Each gives a FrameSource; ethanol and copper are made, and read nothing.
+FRAMES: Readers = {
+    "ani1": ani1,
+    "copper": copper,
+    "deepmd": deepmd,
+    "ethanol": ethanol,
+    "mlearn": mlearn,
+    "rmd17": rmd17,
+    "water": water,
+    "xyz": xyz,
+}
+KINDS: Mapping[str, Readers] = {"images": IMAGES, "text": TEXTS, "equations": EQUATIONS, "frames": FRAMES}
 
 
 def names(kind: str | None = None) -> list[str]:
     """The data sets that `actsearch.data.build` knows.
 
-    Of `kind` "images" (ImageData), "text" (TextData) or "equations" (PointData), or all.
+    Of `kind` "images" (ImageData), "text" (TextData), "equations" (PointData) or "frames" (FrameData), or all.
     """
     if kind is None:
         return sorted(name for readers in KINDS.values() for name in readers)

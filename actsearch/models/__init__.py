@@ -66,6 +66,7 @@ _FACTS = {
     "images": ("num_classes", "in_channels", "image_size", "in_features"),
     "text": ("vocab_size", "context"),
     "equations": ("domain",),
+    "frames": ("elements", "cutoff", "references", "sample"),
 }
 
 
@@ -79,7 +80,8 @@ def build(name: str, facts: Mapping[str, Any], **options: Any) -> nn.Module:
 
     A builder is handed those facts that its signature names: num_classes, in_channels, image_size (one side, or
     (height, width)) and in_features (the product of the shape) of images; vocab_size and context of text; the
-    domain, (low, high) of each coordinate, of equations.
+    domain, (low, high) of each coordinate, of equations; elements (atomic numbers), cutoff (Å), references (eV of an
+    atom of each element) and sample (a FrameBatch of training frames) of frames.
     `options` are its other arguments, such as `width` or `hidden`.
     Raises UnknownNameError for an unknown model, and SettingsError for an unknown option or data of another kind.
     """

@@ -201,7 +201,7 @@ def test_points_that_cannot_be_are_refused(options: dict[str, Any]) -> None:
 def test_equations_have_names_and_own_options() -> None:
     assert data.names("equations") == ["burgers", "heat", "poisson"]
     assert data.build("poisson", waves=2, augment=None).problem == Poisson(2)
-    for option, wanted in ("augment", "images"), ("limit_train", "images and text"), ("context", "text"):
+    for option, wanted in ("augment", "images"), ("limit_train", "images and text and frames"), ("context", "text"):
         with pytest.raises(SettingsError, match=f"is for {wanted}; the data set heat holds equations"):
             data.build("heat", **{option: 5})
     with pytest.raises(SettingsError, match="unknown option of data set heat 'viscosity'"):

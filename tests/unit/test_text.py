@@ -366,7 +366,9 @@ def test_one_door_opens_to_images_and_text():
 
 
 def test_names_are_those_of_all_kinds_together():
-    assert data.names() == sorted(data.names("images") + data.names("text") + data.names("equations"))
+    assert data.names() == sorted(
+        data.names("images") + data.names("text") + data.names("equations") + data.names("frames")
+    )
     assert {"burgers", "heat", "poisson"} <= set(data.names("equations"))
     assert {"digits", "cifar10"} <= set(data.names("images"))
     assert {"python_reference", "tinystories"} <= set(data.names("text"))
