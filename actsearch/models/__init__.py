@@ -9,6 +9,8 @@ from typing import Any
 from torch import nn
 
 from actsearch.errors import SettingsError, UnknownNameError, unknown_name
+from actsearch.forcefield.ani import ani2
+from actsearch.forcefield.painn import painn
 from actsearch.models.init import scale_weights
 from actsearch.models.lenet import lenet, lenet_wide
 from actsearch.models.minigpt import gpt, minigpt, smallgpt, tinygpt
@@ -19,6 +21,7 @@ from actsearch.models.resnet import resnet8, resnet20, resnet32, resnet44, resne
 from actsearch.models.vit import vit, vit_small, vit_tiny
 
 __all__ = [
+    "ani2",
     "build",
     "gpt",
     "lenet",
@@ -26,6 +29,7 @@ __all__ = [
     "minigpt",
     "mlp",
     "names",
+    "painn",
     "pinn_mlp",
     "preact_resnet18",
     "resnet8",
@@ -42,11 +46,13 @@ __all__ = [
 ]
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "ani2": ani2,
     "gpt": gpt,
     "lenet": lenet,
     "lenet_wide": lenet_wide,
     "minigpt": minigpt,
     "mlp": mlp,
+    "painn": painn,
     "pinn_mlp": pinn_mlp,
     "preact_resnet18": preact_resnet18,
     "resnet8": resnet8,
@@ -66,6 +72,7 @@ _FACTS = {
     "images": ("num_classes", "in_channels", "image_size", "in_features"),
     "text": ("vocab_size", "context"),
     "equations": ("domain",),
+    "frames": ("elements", "cutoff", "references", "sample"),
 }
 
 
@@ -79,7 +86,7 @@ def build(name: str, facts: Mapping[str, Any], **options: Any) -> nn.Module:
 
     A builder is handed those facts that its signature names: num_classes, in_channels, image_size (one side, or
     (height, width)) and in_features (the product of the shape) of images; vocab_size and context of text; the
-    domain, (low, high) of each coordinate, of equations.
+    domain, (low, high) of each coordinate, of equations; elements, cutoff, references and a sample of frames.
     `options` are its other arguments, such as `width` or `hidden`.
     Raises UnknownNameError for an unknown model, and SettingsError for an unknown option or data of another kind.
     """
