@@ -9,7 +9,9 @@ from typing import Any
 from torch import nn
 
 from actsearch.errors import SettingsError, UnknownNameError, unknown_name
+from actsearch.forcefield.ani import ani2
 from actsearch.forcefield.deep_potential import deep_potential
+from actsearch.forcefield.painn import painn
 from actsearch.models.init import scale_weights
 from actsearch.models.lenet import lenet, lenet_wide
 from actsearch.models.minigpt import gpt, minigpt, smallgpt, tinygpt
@@ -20,6 +22,7 @@ from actsearch.models.resnet import resnet8, resnet20, resnet32, resnet44, resne
 from actsearch.models.vit import vit, vit_small, vit_tiny
 
 __all__ = [
+    "ani2",
     "build",
     "deep_potential",
     "gpt",
@@ -28,6 +31,7 @@ __all__ = [
     "minigpt",
     "mlp",
     "names",
+    "painn",
     "pinn_mlp",
     "preact_resnet18",
     "resnet8",
@@ -44,12 +48,14 @@ __all__ = [
 ]
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "ani2": ani2,
     "deep_potential": deep_potential,
     "gpt": gpt,
     "lenet": lenet,
     "lenet_wide": lenet_wide,
     "minigpt": minigpt,
     "mlp": mlp,
+    "painn": painn,
     "pinn_mlp": pinn_mlp,
     "preact_resnet18": preact_resnet18,
     "resnet8": resnet8,

@@ -308,7 +308,10 @@ class _Reader:
         if isinstance(base, nn.Module):
             return self._of_module(base, name, further)
         if isinstance(base, ModuleType | type):
-            found = getattr(base, name, UNKNOWN)
+            try:
+                found = getattr(base, name, UNKNOWN)
+            except RuntimeError:  # torch.classes has this for a name that no extension registered
+                found = UNKNOWN
         else:
             # Properties are not run: they may do anything.
             found = getattr(base, "__dict__", {}).get(name, UNKNOWN)

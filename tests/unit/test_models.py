@@ -19,12 +19,13 @@ from actsearch.swap import FUNCTIONS
 LARGE = {"vit_tiny", "vit_small", "minigpt", "tinygpt", "smallgpt"}  # built once here, not in every test
 TEXT_MODELS = {"gpt", "minigpt", "tinygpt", "smallgpt"}
 POINT_MODELS = {"pinn_mlp"}  # see test_pinn
+FORCE_FIELDS = {"deep_potential", "painn", "ani2", "chgnet"}  # see test_force_fields
 SMALL = {
     "gpt": {"layers": 2, "heads": 2, "width": 16},
     "vit": {"dim": 16, "depth": 2, "heads": 2, "head_dim": 8, "mlp_dim": 24, "patch": 1},
     "preact_resnet18": {"width": 4},
 }
-NAMES = sorted(set(models.names()) - LARGE - POINT_MODELS)
+NAMES = sorted(set(models.names()) - LARGE - POINT_MODELS - FORCE_FIELDS)
 IMAGE_MODELS = sorted(set(NAMES) - TEXT_MODELS)
 IMAGES = [(3, 32, 10), (1, 28, 10), (1, 8, 10), (3, 16, 100), (1, (9, 14), 3)]
 
@@ -350,6 +351,9 @@ def test_an_unknown_option_lists_the_known_ones():
 def test_data_of_another_kind_is_refused_with_what_is_lacking(name):
     if name in POINT_MODELS:
         with pytest.raises(SettingsError, match=rf"model {name} needs equations \(domain\); the data gives num_c"):
+            models.build(name, facts_of_images())
+    elif name in FORCE_FIELDS:
+        with pytest.raises(SettingsError, match=rf"model {name} needs frames \(elements, .*; the data gives num_c"):
             models.build(name, facts_of_images())
     elif name in TEXT_MODELS:
         with pytest.raises(
