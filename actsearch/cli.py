@@ -104,14 +104,27 @@ def show(arguments: Arguments) -> None:
 def transfer(arguments: Arguments) -> None:
     """Retrain what was found and standard activations, on any model and data, and compare."""
     parser = options.make_parser(
-        "actsearch transfer RUN|FILE|zoo:NAME ... [--config NAME|FILE] [--seeds N] [--epochs N] [--out DIR] "
-        "[--KEY VALUE ...]",
+        "actsearch transfer [RUN|FILE|zoo:NAME ...] [--adapt NAME,…] [--config NAME|FILE] [--seeds N] [--epochs N] "
+        "[--out DIR] [--KEY VALUE ...]",
         "Retrain discovered and standard activations from scratch over several seeds and compare them on the test set. "
         "Without --config, with the data, model and training of RUN, and seeds that its own comparison did not use. "
         "What is already done is not done again: give the same command to go on.",
     )
+    listed, arguments = options.taken("--adapt", arguments)
+    adapt = [name for names in listed for name in _names(names)]
     parser.add_argument(
-        "sources", nargs="+", metavar="RUN|FILE|zoo:NAME", help="run directories, genotype files, names of the zoo"
+        "sources",
+        nargs="*" if adapt else "+",
+        metavar="RUN|FILE|zoo:NAME",
+        help="run directories, genotype files, names of the zoo; may be left out with --adapt",
+    )
+    parser.add_argument(
+        "--adapt",
+        metavar="NAME,…",
+        type=str | None,
+        help="train the model's own activations too: taafs:BASIS (bspline, fourier, chebyshev, legendre, hermite, rbf), "
+        "the coefficients of a basis that start at the least-squares fit to them, taafs:BASIS:residual, added to them, "
+        "taafs:BASIS:K for K coefficients; laaf:site, laaf:channel or laaf:network, slopes before them",
     )
     options.add_config(parser, TransferConfig)
     # Short for what is asked for most; None leaves the configuration as it is.
@@ -131,7 +144,7 @@ def transfer(arguments: Arguments) -> None:
     from actsearch.transfer import transfer as retrain_and_compare
 
     name = Path(given[-1]).stem if given else "own" if run is not None else "default"
-    retrain_and_compare(parsed.sources, config, name, parsed.out and Path(parsed.out))
+    retrain_and_compare(parsed.sources, config, name, parsed.out and Path(parsed.out), adapt)
 
 
 def _of_run(arguments: Arguments) -> TransferConfig | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from actsearch.build import Experiment, build
 from actsearch.compare import (
     DISCOVERED,
+    OWN,
     Budget,
     Comparison,
     Contestant,
@@ -17,8 +19,10 @@ from actsearch.compare import (
     contestant,
     standard_contestants,
 )
+from actsearch.compare.adapted import SOURCES, is_adapted
 from actsearch.config import RetrainConfig, SearchConfig, TransferConfig, plain
-from actsearch.errors import SettingsError
+from actsearch.data.registry import KINDS
+from actsearch.errors import SettingsError, UnknownNameError
 from actsearch.execution import Execution
 from actsearch.process import console, prepare, say, stoppable
 from actsearch.report.comparison import describe, show_comparison, write
@@ -26,26 +30,42 @@ from actsearch.run import RunDirectory
 from actsearch.space import SearchSpace
 
 
-def transfer(sources: Sequence[str], config: TransferConfig, name: str, out: Path | None) -> Comparison:
-    """Retrain the functions that `sources` mean, and the controls, as `config` says.
+def transfer(
+    sources: Sequence[str], config: TransferConfig, name: str, out: Path | None, adapt: Sequence[str] = ()
+) -> Comparison:
+    """Retrain the functions that `sources` mean, the model's own activations adapted, and the controls.
 
     Args:
         sources: run directories, genotype files, `zoo:NAME`.
         config: data, model, training and comparison.
         name: of the configuration, for the folder of the results.
-        out: that folder; default: transfer/`name` in the run directory, or in `runs` if there is not just one run.
+        out: that folder; default: transfer/`name` in the run directory, or in `runs` if there is not just one run;
+            without sources adapt/`name` in `runs`.
+        adapt: such as `taafs:chebyshev` or `laaf:site`; see `actsearch.compare.contestant`. They are compared with the
+            controls, to which the model's own activations as they are (`own`) are added.
 
     Raises an ActsearchError for anything that the caller can mend, before anything is trained.
     """
     prepare(config.trainer)
+    if not sources and not adapt:
+        raise SettingsError("nothing to transfer: name a run, a genotype file or zoo:NAME, or give --adapt")
+    settings = _with_channel_axis(config)
     runs = [RunDirectory.open(source) for source in sources if Path(source).is_dir()]
-    found = [as_discovered(source, config.compare, alone=len(sources) == 1) for source in sources]
+    found = [as_discovered(source, settings, alone=len(sources) == 1) for source in sources]
+    adapted = [_as_adapted(source, settings) for source in dict.fromkeys(adapt) if source != OWN]
     space = _space(config, runs, found)
-    contestants = [*found, *controls(config.compare, space)]
+    if adapt and OWN not in settings.activations:
+        settings = dataclasses.replace(settings, activations=[OWN, *settings.activations])
+    if not found and space is None and settings.random:
+        say("no random controls are drawn: what is adapted belongs to no search space; --space NAME gives one")
+        settings = dataclasses.replace(settings, random=0)
+    contestants = [*found, *adapted, *controls(settings, space)]
     experiment = build(config)
-    directory = out or (runs[0].path if len(sources) == len(runs) == 1 else Path("runs")) / "transfer" / name
+    in_run = len(sources) == len(runs) == 1
+    where = (runs[0].path if in_run else Path("runs")) / ("transfer" if sources else "adapt")
+    directory = out or where / name
     with stoppable(lambda: "what is done is kept: give the same command again"):
-        comparison = retrain_all(config, config.compare, experiment, contestants, directory)
+        comparison = retrain_all(config, settings, experiment, contestants, directory)
     say(f"\nresults      {directory}")
     return comparison
 
@@ -65,6 +85,20 @@ def as_discovered(source: Any, settings: RetrainConfig, alone: bool = True) -> C
         compiled=settings.compile,
         lr_factor=settings.lr_factor,
     )
+
+
+def _as_adapted(source: str, settings: RetrainConfig) -> Contestant:
+    if not is_adapted(source):
+        raise UnknownNameError("adaptation", source, SOURCES)
+    return contestant(source, channel_axis=settings.channel_axis, lr_factor=settings.lr_factor)
+
+
+def _with_channel_axis(config: TransferConfig) -> RetrainConfig:
+    """With the axis that holds the channels of tokens, points and atoms; in images it depends on the model."""
+    kind = next((kind for kind, readers in KINDS.items() if config.data.name in readers), "images")
+    if config.compare.channel_axis is not None or kind == "images":
+        return config.compare
+    return dataclasses.replace(config.compare, channel_axis=-1)
 
 
 def controls(settings: RetrainConfig, space: SearchSpace | None) -> list[Contestant]:
@@ -90,7 +124,7 @@ def _space(config: TransferConfig, runs: Sequence[RunDirectory], found: Sequence
         return SearchSpace.load(runs[0].read_space())
     names = [c.genotype.space.get("name") for c in found if c.genotype is not None]
     known = [name for name in names if name in SearchSpace.names()]
-    if not known and config.compare.random:
+    if found and not known and config.compare.random:
         raise SettingsError(
             "random controls need a search space, and the function does not tell its own: give --space NAME, "
             "or --compare.random 0"

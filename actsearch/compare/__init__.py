@@ -1,8 +1,11 @@
 """compare: retrain discovered and standard activations over seeds, and say honestly what came of it."""
 
 from actsearch.compare.comparison import Comparison, Row, Test
+from actsearch.compare.adapted import OWN
 from actsearch.compare.contestants import (
+    ADAPTED,
     DISCOVERED,
+    REFERENCES,
     TORCH_NAMES,
     Contestant,
     contestant,
@@ -14,7 +17,10 @@ from actsearch.compare.statistics import Paired, detectable, holm, paired
 from actsearch.compare.study import compare
 
 __all__ = [
+    "ADAPTED",
     "DISCOVERED",
+    "OWN",
+    "REFERENCES",
     "TORCH_NAMES",
     "Budget",
     "Comparison",

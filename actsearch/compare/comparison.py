@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from actsearch.compare.contestants import DISCOVERED, Contestant
+from actsearch.compare.adapted import OWN, OWN_FORMULA
+from actsearch.compare.contestants import ADAPTED, DISCOVERED, Contestant
 from actsearch.compare.records import plain, retraining
 from actsearch.compare.retrain import Budget, Retraining
 from actsearch.compare.statistics import LEVEL, Paired, holm, paired
@@ -56,6 +57,7 @@ class Row:
         step_seconds: median over the seeds of the median step.
         peak_memory: greatest of the seeds, bytes; NaN on CPU.
         added_parameters: to the task.
+        parameters: of the task without it; 0 where that was not counted.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Row:
     step_seconds: float
     peak_memory: float
     added_parameters: int
+    parameters: int = 0
 
     @property
     def n(self) -> int:
@@ -132,12 +135,16 @@ class Comparison:
 
     @cached_property
     def tests(self) -> tuple[Test, ...]:
-        """Every reference against every other contestant; two references against each other once."""
+        """Every reference against every other contestant; two references against each other once.
+
+        Two adapted ones are not compared: every further test makes Holm's correction of the others stricter.
+        """
+        adapted = {entry.name for entry in self.entries if entry.kind == ADAPTED}
         pairs = [
             (reference, row.name)
             for k, reference in enumerate(self.references)
             for row in self.rows
-            if row.name not in self.references[: k + 1]
+            if row.name not in self.references[: k + 1] and not {reference, row.name} <= adapted
         ]
         found = []
         for reference, other in pairs:
@@ -175,15 +182,33 @@ class Comparison:
             return "no test is possible" if math.isnan(test.p_holm) else "no significant difference"
         return "better" if (test.paired.mean > 0) == self.higher_is_better else "worse"
 
+    @property
+    def is_of_adapted(self) -> bool:
+        """Whether nothing but the model's own activations, adapted, is compared with the others."""
+        kinds = {entry.kind for entry in self.entries if entry.name in self.references}
+        return kinds == {ADAPTED}
+
     def missing_controls(self) -> list[str]:
-        """The standard activations, and the random function, that are not there."""
+        """The standard activations, and the random function, that are not there; of adapted ones, where they start."""
+        if self.is_of_adapted:
+            return [] if self._has_own else [f"{OWN} ({OWN_FORMULA} activations)"]
         standard = [entry for entry in self.entries if entry.kind == "standard"]
         there = {name for e in standard for name in (e.name.lower(), e.formula.lower().partition("(")[0])}
         missing = [name for name in STANDARD_SET if name not in there]
         return missing + ["a random function of the same space"] * all(e.kind != "random" for e in self.entries)
 
-    def may_win(self) -> bool:
-        """Whether there are enough controls, at least one standard and one random, to call anything a winner."""
+    @property
+    def _has_own(self) -> bool:
+        return any(entry.formula == OWN_FORMULA for entry in self.entries)
+
+    def may_win(self, reference: str | None = None) -> bool:
+        """Whether there are enough controls to call `reference` (default: the first) a winner.
+
+        At least one standard and one random one; of an adapted one, what it starts at.
+        """
+        reference = reference or next(iter(self.references), "")
+        if any(entry.name == reference and entry.kind == ADAPTED for entry in self.entries):
+            return self._has_own
         kinds = {entry.kind for entry in self.entries if entry.name not in self.references}
         return {"standard", "random"} <= kinds
 
@@ -193,7 +218,7 @@ class Comparison:
         lines = []
         for test in self.tests:
             said = self.says(test)
-            if said == "better" and not self.may_win():
+            if said == "better" and not self.may_win(test.reference):
                 said = "significant, but no win without its controls"
             elif said in ("better", "worse"):
                 said = f"significantly {said}"
@@ -217,7 +242,8 @@ class Comparison:
         """Which differences are significant, and which controls are missing, one sentence a reference."""
         sentences = [self._sentence(reference) for reference in self.references]
         if missing := self.missing_controls():
-            end = "" if self.may_win() else "; no winner is named without a standard and a random control"
+            needed = OWN if self.is_of_adapted else "a standard and a random control"
+            end = "" if self.may_win() else f"; no winner is named without {needed}"
             sentences.append(f"Not compared with: {', '.join(missing)}{end}.")
         return " ".join(sentences)
 
@@ -231,7 +257,7 @@ class Comparison:
         sides = {side: [t.other for t in tests if self.says(t) == side] for side in ("better", "worse")}
         # A function that sometimes fails is not better than one that trains, whatever the mean of the rest.
         failed = len(self.row(reference).failures)
-        if not self.may_win() or failed:
+        if not self.may_win(reference) or failed:
             sides["better"] = []
         found = [f"significantly {how} than {', '.join(names)}" for how, names in sides.items() if names]
         rest = [t.other for t in tests if self.says(t) == "no significant difference"]
@@ -272,6 +298,11 @@ class Comparison:
             beside = f", with up to {most_jobs} retrainings at once" if most_jobs > 1 else ""
             devices = " and ".join(sorted({r.device for r in self.retrainings}))
             lines.append(f"Time: median training step without its data, on {devices}{beside}.")
+        if self.is_of_adapted and not any(entry.kind == "random" for entry in self.entries):
+            lines.append(
+                "No random functions are among the controls: what is adapted belongs to no search space; with --space "
+                "NAME some are drawn."
+            )
         if self.context.get("compile"):
             lines.append("Functions with a genotype ran as fused kernels; classes of torch.nn are torch's own.")
         return lines
@@ -334,7 +365,7 @@ class Comparison:
 
     def _csv(self) -> str:
         logged = sorted({name for r in self.retrainings for name in r.metrics})
-        costs = ("seconds", "step_seconds", "peak_memory", "added_parameters", "device", "jobs")
+        costs = ("seconds", "step_seconds", "peak_memory", "added_parameters", "parameters", "device", "jobs")
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["activation", "kind", "seed", "value", "failure", *logged, *costs, "formula"])
@@ -363,6 +394,7 @@ class Comparison:
             step_seconds=_median([r.step_seconds for r in results]),
             peak_memory=float(max(memory)) if memory else math.nan,
             added_parameters=results[0].added_parameters,
+            parameters=results[0].parameters,
         )
 
 

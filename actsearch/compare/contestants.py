@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from actsearch import zoo
 from actsearch.activation import Activation, Parameters, for_sites, second_moment_gain, trained_parameters
+from actsearch.compare.adapted import OWN, SOURCES, factory, is_adapted
 from actsearch.errors import GenotypeError, SettingsError, UnknownNameError, unknown_name
 from actsearch.genotype import Genotype
 from actsearch.ops import registry
@@ -25,8 +26,10 @@ from actsearch.seeds import mix_seed
 from actsearch.space import SearchSpace
 from actsearch.swap import Site
 
-DISCOVERED = "discovered"
-Kind = Literal["discovered", "standard", "random", "control"]
+DISCOVERED, ADAPTED = "discovered", "adapted"
+REFERENCES = (DISCOVERED, ADAPTED)
+"""The kinds that every contestant of another kind is compared with."""
+Kind = Literal["discovered", "adapted", "standard", "random", "control"]
 Gain = Literal["none", "activation", "weights"]
 
 # Not element-wise, or (Threshold) without a value for its arguments.
@@ -44,9 +47,12 @@ class Contestant:
             between sites is not shared between retrainings; for several processes it must be picklable.
         formula: in words or symbols.
         genotype: where it has one.
-        kind: discovered, standard, random (drawn from the same space), or another control.
+        kind: discovered, adapted (the model's own activations with trained slopes or bases), standard, random (drawn
+            from the same space), or another control.
         weights: what the initial weights of the task are multiplied by, relative to those for ReLU.
         identity: tells its results on disk from those of another function of the same name; default: the formula.
+        shared: what happens where one instance serves several sites; see `swap`.
+        origin: plain data of which `from_origin` makes it again; empty if that cannot be.
     """
 
     name: str
@@ -56,6 +62,8 @@ class Contestant:
     kind: Kind = "standard"
     weights: float = 1.0
     identity: str = ""
+    shared: Literal["keep", "split"] = "keep"
+    origin: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -135,7 +143,10 @@ def of_genotype(
     identity += f" | at {lr_factor:g} times the rate" if parameters != "frozen" and lr_factor != 1 else ""
     identity += " | compiled" if compiled else ""
     make = _OfGenotype(genotype, parameters, channel_axis, compiled, lr_factor)
-    return Contestant(name, make, genotype.formula, genotype, kind, factor, identity)
+    # The gain is in the genotype by now, or was for the first weights only.
+    origin = {"genotype": genotype.to_json(), "parameters": parameters, "channel_axis": channel_axis}
+    origin |= {"compiled": compiled, "lr_factor": lr_factor}
+    return Contestant(name, make, genotype.formula, genotype, kind, factor, identity, origin=origin)
 
 
 def contestant(
@@ -153,14 +164,18 @@ def contestant(
 
     Args:
         source: a unary operation (`relu`, unclipped), a class of torch.nn (`Hardswish`; element-wise ones only), a
-            genotype file, a run directory, `zoo:NAME`, or a Genotype.
-        name: in tables; default: the operation, the class, the zoo's name, or the folder or file.
-        kind: default: discovered for files, runs and genotypes, control for the zoo, and standard for the others.
+            genotype file, a run directory, `zoo:NAME`, or a Genotype. `own`: the model's own activations stay.
+            `taafs:BASIS[:K][:residual]` and `laaf:SCOPE[:N]`: they are where trained activations start, each site's
+            own; see `actsearch.compare.adapted.factory`.
+        name: in tables; default: the operation, the class, the zoo's name, the folder or file, or the source itself.
+        kind: default: discovered for files, runs and genotypes, control for the zoo, adapted for taafs and laaf, and
+            standard for the others.
         parameters, channel_axis: who owns the parameters of a genotype; see `for_sites`. Classes of torch.nn keep
-            their own.
+            their own. laaf:channel needs channel_axis too.
         gain: `activation` multiplies the function by its gain, so that it preserves the second moment under N(0, 1);
-            `weights` multiplies the initial weights by the gain over ReLU's √2 instead; `none` leaves both.
-        compiled, lr_factor: run a genotype by fused kernels, and train its parameters at that multiple of the learning
+            `weights` multiplies the initial weights by the gain over ReLU's √2 instead; `none` leaves both, and so do
+            `own`, taafs and laaf, which start where the model was designed to.
+        compiled, lr_factor: run a genotype by fused kernels, and train parameters at that multiple of the learning
             rate; see Activation.
 
     Raises UnknownNameError with near matches, GenotypeError, or SettingsError.
@@ -172,6 +187,8 @@ def contestant(
     text = str(source)
     if text in TORCH_NAMES:
         return _of_class(text, name or text, kind or "standard", gain)
+    if is_adapted(text):
+        return _of_own(text, name or text, kind, channel_axis, lr_factor)
     default: Kind
     if text.startswith("zoo:"):
         genotype = zoo.load(text)
@@ -181,7 +198,7 @@ def contestant(
     elif text.endswith(".json") or os.sep in text or Path(text).exists():
         (genotype, own), default = _from_file(Path(text)), "discovered"
     else:
-        raise UnknownNameError("activation", text, [*_unary(), *TORCH_NAMES])
+        raise UnknownNameError("activation", text, [*_unary(), *TORCH_NAMES, *SOURCES])
     return of_genotype(genotype, name or own, kind or default, **options)
 
 
@@ -234,7 +251,35 @@ def _of_class(name: str, label: str, kind: Kind, gain: Gain) -> Contestant:
     elif gain == "weights":
         factor = _factor(module, name)
     formula = repr(module) if scale == 1 else f"{scale:.6g} * {module!r}"
-    return Contestant(label, _OfClass(name, scale), formula, None, kind, factor, f"torch.nn.{formula} | gain {gain}")
+    identity = f"torch.nn.{formula} | gain {gain}"
+    origin = {"class": name, "scale": scale}
+    return Contestant(label, _OfClass(name, scale), formula, None, kind, factor, identity, origin=origin)
+
+
+def _of_own(source: str, label: str, kind: Kind | None, channel_axis: int | None, lr_factor: float) -> Contestant:
+    make = factory(source, channel_axis, lr_factor)
+    if source == OWN:
+        return Contestant(label, make, make.formula, kind=kind or "standard", origin={"own": source})
+    identity = make.formula + (f" | at {lr_factor:g} times the rate" if lr_factor != 1 else "")
+    origin = {"own": source, "channel_axis": channel_axis, "lr_factor": lr_factor}
+    # One function for each layer, although a library may call one module in all of them.
+    shared: Literal["split"] = "split"
+    return Contestant(
+        label, make, make.formula, kind=kind or ADAPTED, identity=identity, shared=shared, origin=origin
+    )
+
+
+def from_origin(name: str, origin: Mapping[str, Any]) -> Contestant:
+    """A contestant by its `origin`. Raises KeyError for something else, and what `contestant` raises."""
+    options: Any = {k: v for k, v in origin.items() if k not in ("genotype", "class", "scale", "own")}
+    if "genotype" in origin:
+        return of_genotype(Genotype.from_json(origin["genotype"]), name, **options)
+    if "own" in origin:
+        return contestant(origin["own"], name, **options)
+    label, scale = origin["class"], origin["scale"]
+    if label not in TORCH_NAMES:
+        raise UnknownNameError("class of torch.nn", str(label), TORCH_NAMES)
+    return Contestant(name, _OfClass(label, scale), label, origin=origin)
 
 
 def _factor(module: nn.Module, name: str) -> float:

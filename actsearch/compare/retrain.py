@@ -82,6 +82,7 @@ class Retraining:
         step_seconds: median training step without its data.
         peak_memory: greatest number of bytes of tensors on the GPU; None on CPU, where nobody counts them.
         added_parameters: trainable parameters of the task with the contestant, less those without.
+        parameters: trainable parameters of the task without the contestant; 0 in results older than this count.
         device: type of device.
         jobs: so many retrainings ran at once, which matters for the times.
     """
@@ -95,6 +96,7 @@ class Retraining:
     step_seconds: float = math.nan
     peak_memory: int | None = None
     added_parameters: int = 0
+    parameters: int = 0
     device: str = "cpu"
     jobs: int = 1
 
@@ -188,6 +190,7 @@ class Retrainer:
             step_seconds=clock.seconds(),
             peak_memory=torch.cuda.max_memory_allocated(trainer.strategy.root_device) if on_gpu else None,
             added_parameters=added,
+            parameters=_trainable(task) - added,
             device=trainer.strategy.root_device.type,
             jobs=jobs,
         )
@@ -207,7 +210,7 @@ class Retrainer:
         if contestant.weights != 1:
             scale_weights(task, contestant.weights)
         before = _trainable(task)
-        swap(task, copy.deepcopy(contestant.make))
+        swap(task, copy.deepcopy(contestant.make), shared=contestant.shared)
         if any(isinstance(module, LazyModuleMixin) for module in task.modules()):
             _settle(task, self.datamodule.train_dataloader())
         return task, _trainable(task) - before

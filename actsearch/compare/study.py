@@ -15,17 +15,17 @@ import pytorch_lightning as pl
 import torch
 
 from actsearch.compare.comparison import Comparison, Entry
-from actsearch.compare.contestants import DISCOVERED, Contestant, of_genotype
+from actsearch.compare.contestants import DISCOVERED, REFERENCES, Contestant, of_genotype
 from actsearch.compare.cost import saved_bytes
 from actsearch.compare.parallel import run_parallel
 from actsearch.compare.records import Records
 from actsearch.compare.retrain import PLACE, Budget, Curve, Retrainer, Retraining
-from actsearch.errors import SettingsError, TaskError, UnknownNameError
+from actsearch.errors import SettingsError, SwapError, TaskError, UnknownNameError
 from actsearch.execution import Execution
 from actsearch.genotype import Genotype
 
 # What tasks are compared by, the most telling first.
-METRICS = ("test_acc", "test_l2", "test_loss")
+METRICS = ("test_acc", "test_l2", "test_force_rmse", "test_loss")
 
 
 def compare(
@@ -63,11 +63,12 @@ def compare(
             jobs are shared out among, `strategy` and `num_nodes` are not used.
         execution: how the network is run, such as Execution(channels_last=True).
         report: told every Retraining as it comes, also those read from disk.
-        metric: what `test_step` logs; default: the first of `test_acc`, `test_l2` and `test_loss` that it logs.
+        metric: what `test_step` logs; default: the first of `METRICS` that it logs.
         higher_is_better: default: for names that end in `acc`.
         jobs: so many at once, in processes of one CPU thread each; `build_task` and `datamodule` must be picklable. On
             CPU the numbers are those of one thread without processes, to the bit.
-        reference: name of the contestant that every other is compared with; `discovered` is every one of that kind.
+        reference: name of the contestant that every other is compared with; `discovered` is every one of that kind and
+            of the kind adapted. Of the latter, two are not compared with each other.
         context: plain data on data, model and training; results in `directory` from another context are refused.
         curve: what to record of every epoch; see Retrainer.
 
@@ -159,7 +160,7 @@ def _check(contestants: Sequence[Contestant], seeds: Sequence[int], jobs: int) -
 
 def _references(contestants: Sequence[Contestant], reference: str) -> tuple[str, ...]:
     if reference == DISCOVERED:
-        return tuple(c.name for c in contestants if c.kind == DISCOVERED)
+        return tuple(c.name for c in contestants if c.kind in REFERENCES)
     if reference not in [c.name for c in contestants]:
         raise UnknownNameError("contestant", reference, [c.name for c in contestants])
     return (reference,)
@@ -179,5 +180,5 @@ def _metric_of(results: Sequence[Retraining], metric: str | None) -> str:
 def _saved(contestant: Contestant) -> float:
     try:
         return saved_bytes(contestant.make)
-    except RuntimeError:  # a module of its own that does not take images
+    except (RuntimeError, SwapError):  # a module of its own that does not take images, or what no site is known for
         return math.nan

@@ -59,6 +59,8 @@ class BasisActivation(nn.Module):
             every site), or those of each "channel".
         channels, channel_axis: with scope "channel", their number and their axis in the input: 1 for images and
             features, -1 for tokens. Without `channels` the first input decides: run one before an optimiser is made.
+        lr_factor: the coefficients are trained at this multiple of the learning rate (see
+            `actsearch.tasks.parameter_groups`).
 
     Attributes:
         fit: FitError of the start; None if it is exact (0 or residual).
@@ -87,14 +89,18 @@ class BasisActivation(nn.Module):
         scope: Scope = "site",
         channels: int | None = None,
         channel_axis: int | None = None,
+        lr_factor: float = 1.0,
     ) -> None:
         super().__init__()
         _check(normalise, scope, channels, channel_axis)
         if residual and initial is None:
             raise SettingsError("residual needs an initial activation")
+        if not 0 < lr_factor < math.inf:
+            raise SettingsError(f"lr_factor must be a number above 0, not {lr_factor}; requires_grad_(False) freezes")
         self._basis = bases.of_name(basis, n_coefficients)
         self.basis, self.n_coefficients, self.normalise = basis, n_coefficients, normalise
         self.scope, self.channel_axis = scope, channel_axis
+        self.lr_factors = {"coefficients": lr_factor}
         self._initial_id = initial if isinstance(initial, str) else ""
         start = _function(initial) if isinstance(initial, str) else initial
         self.initial: Function | None = start if residual else None

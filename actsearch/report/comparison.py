@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from actsearch.compare import DISCOVERED, Comparison, Retraining, Row, Test
+from actsearch.compare import REFERENCES, Comparison, Retraining, Row, Test
 from actsearch.files import write_text
 from actsearch.report.comparison_plots import draw_box_plots, draw_learning_curves, metric_label
 from actsearch.report.plots import save
@@ -86,11 +86,19 @@ def _cells(comparison: Comparison, row: Row, test: Test | None, has_memory: bool
         yield f"{difference} [{low:+.{digits}f}, {high:+.{digits}f}]" if math.isfinite(low) else difference
         yield _p(test.p_holm)
         yield _p(test.paired.p_permutation)
-    yield f"{row.added_parameters:+d}" if row.added_parameters else "0"
+    yield _added(row)
     yield _time(comparison, row)
     yield NOTHING if math.isnan(row.saved_bytes) else f"{row.saved_bytes:.3g}"
     if has_memory:
         yield NOTHING if math.isnan(row.peak_memory) else f"{row.peak_memory / MIB:.0f}"
+
+
+def _added(row: Row) -> str:
+    """As a number, and relative to the model where its parameters were counted."""
+    if not row.added_parameters:
+        return "0"
+    share = f" ({100 * row.added_parameters / row.parameters:+.2g} %)" if row.parameters else ""
+    return f"{row.added_parameters:+d}{share}"
 
 
 def _time(comparison: Comparison, row: Row) -> str:
@@ -208,7 +216,7 @@ def _html_table(comparison: Comparison, block: Block) -> str:
         values = [f"<td>{_escape(cell)}</td>" for cell in cells]
         values[1] = f'<td class="formula">{_escape(row.formula)}</td>'
         values.insert(5, f"<td>{drawn}</td>")
-        kind = ' class="discovered"' if row.kind == DISCOVERED else ""
+        kind = ' class="discovered"' if row.kind in REFERENCES else ""
         lines.append(f"<tr{kind}>{''.join(values)}</tr>")
     return "\n".join([*lines, "</table></div>"])
 

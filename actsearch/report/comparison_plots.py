@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from actsearch.compare import DISCOVERED, Comparison, Row
+from actsearch.compare import ADAPTED, DISCOVERED, REFERENCES, Comparison, Row
 from actsearch.report.plots import BLUE, DARK, GREEN, GREY, ORANGE, _figure
 
 Array = np.ndarray
@@ -70,7 +70,7 @@ def draw_box_plots(comparison: Comparison) -> Figure:
     labels = [_short(row.name) + (f"\n({len(row.failures)} failed)" if row.failures else "") for row in rows]
     axes.set_yticks(range(len(rows)), labels)
     for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
-        tick.set_fontweight("bold" if row.kind == DISCOVERED else "normal")
+        tick.set_fontweight("bold" if row.kind in REFERENCES else "normal")
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel(f"{metric_label(comparison)}; a point is a seed, the diamond their mean")
     return figure
@@ -136,7 +136,7 @@ def _styles(rows: Sequence[Row]) -> dict[str, tuple[str, Any, float]]:
     styles: dict[str, tuple[str, Any, float]] = {}
     count = {"found": 0, "random": 0, "other": 0}
     for row in rows:
-        group = {DISCOVERED: "found", "random": "random"}.get(row.kind, "other")
+        group = {DISCOVERED: "found", ADAPTED: "found", "random": "random"}.get(row.kind, "other")
         k = count[group]
         count[group] += 1
         if group == "random":

@@ -154,7 +154,7 @@ def comparison_table(
         table.add_column(plain(escape(name), console), justify="right")
     for row in rows:
         cells = [row.name, str(row.seeds), _mean(row, digits), _difference(row, digits), _p(row.p)]
-        style = "bold green" if row.kind == "discovered" else ""
+        style = "bold green" if row.kind in ("discovered", "adapted") else ""
         table.add_row(*(plain(escape(cell), console) for cell in cells), style=style)
     return table
 

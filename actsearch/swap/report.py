@@ -39,13 +39,15 @@ class Site:
     def default(self) -> nn.Module:
         """A new module that computes what stood here; never in place.
 
-        Raises SwapError for a call whose other arguments are known only when it runs.
+        Raises SwapError for a call whose other arguments are known only when it runs, and for a site without a value.
         """
         if isinstance(self.value, nn.Module):
             made = copy.deepcopy(self.value)
             if getattr(made, "inplace", False) is True:
                 made.inplace = False  # type: ignore[assignment]
             return made
+        if self.value is None:
+            raise SwapError(f"it is not known what stands at {self.name or 'the site'}")
         if self.call is None:
             return Function(self.value)
         if UNKNOWN in (*self.call.arguments, *self.call.keywords.values()):
