@@ -25,7 +25,7 @@ from actsearch.execution import Execution
 from actsearch.genotype import Genotype
 
 # What tasks are compared by, the most telling first.
-METRICS = ("test_acc", "test_l2", "test_loss")
+METRICS = ("test_acc", "test_l2", "test_force_rmse", "test_loss")
 
 
 def compare(
@@ -63,7 +63,8 @@ def compare(
             jobs are shared out among, `strategy` and `num_nodes` are not used.
         execution: how the network is run, such as Execution(channels_last=True).
         report: told every Retraining as it comes, also those read from disk.
-        metric: what `test_step` logs; default: the first of `test_acc`, `test_l2` and `test_loss` that it logs.
+        metric: what `test_step` logs; default: the first of `test_acc`, `test_l2`, `test_force_rmse` and
+            `test_loss` that it logs.
         higher_is_better: default: for names that end in `acc`.
         jobs: so many at once, in processes of one CPU thread each; `build_task` and `datamodule` must be picklable. On
             CPU the numbers are those of one thread without processes, to the bit.
