@@ -68,17 +68,24 @@ class TrainingConfig:
         betas: of adam and adamw only.
         weight_decay: of every weight.
         decay_1d: whether biases and the gains of normalisations decay too.
-        schedule: of the learning rate; cosine falls to final_lr, step by gamma at each of milestones.
+        schedule: of the learning rate; cosine falls to final_lr, exponential does by the same factor every time, step
+            by gamma at each of milestones.
         interval: whether the schedule is set once an epoch or at every step.
         milestones: epochs, or fractions of the run where below 1.
         gamma: what step multiplies the learning rate by.
         warmup_epochs: epochs in which the learning rate first rises.
         warmup_steps: the same in steps, with interval step.
-        final_lr: where the cosine ends.
+        final_lr: where cosine and exponential end; above 0 for the latter.
         label_smoothing: of the training loss; classification only.
         residual_weight: of the equation's residual in the loss; equations only.
         data_weight: of the initial and boundary conditions in the loss; equations only.
         lbfgs_steps: iterations of L-BFGS over all points after a retraining; equations only.
+        energy_weight: of the energies in the loss, at the start and in the limit, which it nears as the learning rate
+            falls; force fields only, as are those below.
+        force_weight: of the forces, likewise.
+        stress_weight: of the stress (as a virial), likewise.
+        force_loss: mse or huber, of all three.
+        ema: decay of a moving average of the weights, which then is tested; 0 is off. A search does without it.
     """
 
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
@@ -87,7 +94,7 @@ class TrainingConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 1e-4
     decay_1d: bool = True
-    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    schedule: Literal["cosine", "exponential", "step", "constant"] = "cosine"
     interval: Literal["epoch", "step"] = "epoch"
     milestones: list[float] = field(default_factory=lambda: [0.5, 0.75])
     gamma: float = 0.1
@@ -98,6 +105,11 @@ class TrainingConfig:
     residual_weight: float = 1.0
     data_weight: float = 1.0
     lbfgs_steps: int = 0
+    energy_weight: tuple[float, float] = (0.02, 1.0)
+    force_weight: tuple[float, float] = (1000.0, 1.0)
+    stress_weight: tuple[float, float] = (0.0, 0.0)
+    force_loss: Literal["mse", "huber"] = "mse"
+    ema: float = 0.0
 
 
 @dataclass

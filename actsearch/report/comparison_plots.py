@@ -20,7 +20,16 @@ FOUND = (ORANGE, "#CC79A7", "#E69F00")
 OTHERS = (BLUE, GREEN, "#56B4E9", "#000000", "#CC79A7", "#E69F00")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 LONGEST_NAME = 28
-_WORDS = {"acc": "accuracy (%)", "loss": "loss", "l2": "relative L2 error"}
+_WORDS = {
+    "acc": "accuracy (%)",
+    "loss": "loss",
+    "l2": "relative L2 error",
+    "energy_rmse": "energy RMSE (meV/atom)",
+    "energy_mae": "energy MAE (meV/atom)",
+    "force_rmse": "force RMSE (meV/Å)",
+    "force_mae": "force MAE (meV/Å)",
+    "stress_rmse": "stress RMSE (meV/Å³)",
+}
 
 
 def metric_label(comparison: Comparison) -> str:

@@ -4,6 +4,7 @@ import actsearch._torchvision  # noqa: F401
 
 from actsearch.tasks.build import build, divide
 from actsearch.tasks.classification import Classification
+from actsearch.tasks.force_field import ForceFieldTask
 from actsearch.tasks.language_modelling import LanguageModelling
 from actsearch.tasks.optim import OptimSettings, parameter_groups
 from actsearch.tasks.pinn import PINN
@@ -13,6 +14,7 @@ from actsearch.tasks.slope_recovery import SlopeRecovery
 __all__ = [
     "PINN",
     "Classification",
+    "ForceFieldTask",
     "LanguageModelling",
     "OptimSettings",
     "Regression",

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from actsearch.errors import SettingsError, unknown_name
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
-SCHEDULES = ("cosine", "step", "constant")
+SCHEDULES = ("cosine", "exponential", "step", "constant")
 INTERVALS = ("epoch", "step")
 
 
@@ -29,12 +29,13 @@ class OptimSettings:
     weight_decay: on every parameter; decay_1d=False spares biases and the gains of normalisations. A module can spare
         parameters of its own (slopes, coefficients) by naming them in an attribute `undecayed`, and have them trained
         at multiples of `lr` by `lr_factors`: see `parameter_groups`.
-    schedule: "cosine" to `final_lr`, "step" by `gamma` at each of `milestones`, or "constant".
+    schedule: "cosine" to `final_lr`, "exponential" to `final_lr` by the same factor every time (DeePMD-kit, arXiv
+        1712.03641), "step" by `gamma` at each of `milestones`, or "constant".
     interval: whether the rate is set once an "epoch" or at every "step" of the optimiser.
     milestones: epochs (or steps), or fractions of the run where below 1.
-    final_lr: where the cosine ends, as a learning rate.
-    warmup_epochs, warmup_steps: in which the rate first rises linearly, whichever is of the `interval`; the cosine
-        spans what is left.
+    final_lr: where "cosine" and "exponential" end, as a learning rate; above 0 for the latter.
+    warmup_epochs, warmup_steps: in which the rate first rises linearly, whichever is of the `interval`; these two
+        schedules span what is left.
     """
 
     optimizer: str = "sgd"
@@ -65,6 +66,8 @@ class OptimSettings:
             raise SettingsError(f"betas must be two numbers from 0 to below 1, not {list(self.betas)}")
         if not 0 <= self.final_lr <= self.lr:
             raise SettingsError(f"final_lr must be from 0 to lr = {self.lr}, not {self.final_lr}")
+        if self.schedule == "exponential" and self.final_lr == 0:
+            raise SettingsError("schedule 'exponential' never reaches 0: set final_lr above 0")
         for unit in INTERVALS:
             warmup = getattr(self, f"warmup_{unit}s")
             if warmup and self.interval != unit:
@@ -95,9 +98,11 @@ class OptimSettings:
         warmup = self.warmup_epochs + self.warmup_steps  # at most one of them is not 0
         if time < warmup:
             return (time + 1) / (warmup + 1)
-        if self.schedule == "cosine":
+        if self.schedule in ("cosine", "exponential"):
             progress = min(1.0, (time - warmup) / max(1, _known(length, self.schedule) - warmup))
             final = self.final_lr / self.lr
+            if self.schedule == "exponential":
+                return float(final**progress)
             return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
         if self.schedule == "step":
             starts = (m * _known(length, self.schedule) if m < 1 else m for m in self.milestones)
@@ -193,6 +198,15 @@ class Task(pl.LightningModule, ABC):
         except RuntimeError:  # Lightning's way to say that there is none
             return False
         return True
+
+    @property
+    def rate(self) -> float:
+        """The present learning rate as a multiple of `lr`, as its schedule has it; 1 where there is no schedule."""
+        for config in self.trainer.lr_scheduler_configs if self.has_trainer else ():
+            schedule = config.scheduler
+            if isinstance(schedule, LambdaLR):
+                return float(schedule.get_last_lr()[0]) / float(schedule.base_lrs[0])
+        return 1.0
 
     def log_epoch(self, part: str, batch_size: int, **values: Tensor) -> None:
         """Log `<part>_<name>` as the mean over the epoch's examples and over processes; nothing without a trainer."""
