@@ -22,8 +22,9 @@ def ani1(root: Path, file: str = "gdb11_S01_06r.h5", test_fraction: float = 0.1,
     """Conformations by wB97X/6-31G(d), divided by `split_seed`, each molecule in proportion; no split is official.
 
     `file` "gdb11_S01_06r.h5" has forces, "ani_gdb_s01.h5" (of the release) has not; both are in Hartree and Å. What the
-    first calls `forces` is the gradient +∂E/∂x, which is negated here. Conformations are drawn at random around few
-    minima, so that many are near duplicates: an error on the test part says little of other molecules.
+    first calls `forces` is the gradient +∂E/∂x, which is negated here, and 1,897 of its 4,366 conformations repeat
+    others to the bit: only the first of each is kept, else training would hold half of the test part. What is left is
+    drawn at random around three minima and much alike: an error on the test part says little of other molecules.
     Raises DataError for a file of another layout, or with `forces` of unknown sign.
     """
     frames = _read(find(root, "ani1_s01", file, ORIGIN) / file)
@@ -62,9 +63,9 @@ def _frames(molecule: Any, path: Path) -> list[Frame]:
         forces = list(-molecule["forces"][:].astype(np.float64) * hartree())
     if not len(positions) == len(energies) == len(forces):
         raise DataError(f"{path}: coordinates, energies and forces must be of the same number of conformations")
+    distinct = np.sort(np.unique(positions.reshape(len(positions), -1), axis=0, return_index=True)[1])
     return [
-        Frame(numbers=numbers, positions=x, energy=float(energy), forces=force)
-        for x, energy, force in zip(positions, energies, forces, strict=True)
+        Frame(numbers=numbers, positions=positions[k], energy=float(energies[k]), forces=forces[k]) for k in distinct
     ]
 
 
