@@ -27,7 +27,7 @@ def ani1(root: Path, file: str = "gdb11_S01_06r.h5", test_fraction: float = 0.1,
     drawn at random around three minima and much alike: an error on the test part says little of other molecules.
     Raises DataError for a file of another layout, or with `forces` of unknown sign.
     """
-    frames = _read(find(root, "ani1_s01", file, ORIGIN) / file)
+    frames = _read(find(root, "ani1_s01", ORIGIN, file) / file)
     return FrameSource(f"ANI-1 ({Path(file).stem})", *divide(frames, test_fraction, split_seed))
 
 

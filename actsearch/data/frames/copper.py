@@ -34,7 +34,7 @@ def copper(frames: int = 120, temperature: float = 600.0, trajectory_seed: int =
     strained = _strained(crystal, n_strained, trajectory_seed)
     n_heated = frames - n_strained
     heated = langevin_frames(
-        crystal, n_heated + GAP, temperature, trajectory_seed, timestep=5.0, stride=10, start=100, group="heated"
+        crystal, n_heated + GAP, temperature, trajectory_seed, timestep=5.0, stride=10, start=50, group="heated"
     )
     early, late = parted(heated, earlier_and_later(n_heated)[1])
     return FrameSource("copper (EMT)", [*strained[:n_train], *early], [*strained[n_train:], *late])

@@ -25,16 +25,16 @@ class FrameSource:
     isolated: Mapping[int, float] | None = None
 
 
-def find(root: Path, folder: str, wanted: str | Path, origin: str) -> Path:
-    """The set's own folder, which holds the file `wanted`: `root` itself, or `folder` in it or in its forcefield/.
+def find(root: Path, folder: str, origin: str, *wanted: str) -> Path:
+    """The set's own folder, which holds the files `wanted`: `root` itself, or `folder` in it or in its forcefield/.
 
     Raises DataError, which names the `origin` of the files, if it is in none of these.
     """
     for place in (root, root / folder, root / "forcefield" / folder):
-        if (place / wanted).is_file():
+        if all((place / file).is_file() for file in wanted):
             return place
     raise DataError(
-        f"no {wanted} in {root}, {root / folder} or {root / 'forcefield' / folder}: get it from {origin}, and set root "
+        f"no {' and '.join(wanted)} in {root}, {root / folder} or {root / 'forcefield' / folder}: get it from {origin}, and set root "
         "to its folder, or ACTSEARCH_DATA to the folder that holds all data"
     )
 
