@@ -196,6 +196,8 @@ def test_no_test_frame_is_in_training(root: Path) -> None:
     train = {frame.positions.tobytes() for frame in module.train_set.frames}
     assert (len(train), len(module.test_set)) == (30, 10)
     assert not train & {frame.positions.tobytes() for frame in module.test_set.frames}
+    with pytest.raises(DataError, match="40 frames of the test part are in training too"):
+        _ = build(root, test="train.xyz").train_set
     # Another seed chooses other subsets, never another division.
     other = build(root, test=None, test_fraction=0.25, seed=5)
     assert {frame.positions.tobytes() for frame in other.train_set.frames} == train

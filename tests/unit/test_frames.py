@@ -28,6 +28,7 @@ from actsearch.data.frames.source import FrameSource, divide
 from actsearch.data.frames.xyz import xyz
 from actsearch.errors import DataError, MissingPackageError, SettingsError, UnknownNameError
 from actsearch.forcefield.frames import Frame
+from actsearch.forcefield.neighbours import neighbours
 
 RNG = np.random.default_rng(0)
 KCAL = 0.0433641  # eV, to six digits: not from the library that the readers use
@@ -53,22 +54,20 @@ def strained_copper() -> Atoms:
 # --- DeePMD ------------------------------------------------------------------------------------------------------
 
 
-def write_system(folder: Path, sets: Sequence[int] = (2,), names: str = "O H", **extra: Any) -> None:
-    """Frames of O, H, H whose first coordinate is 100 · set + frame."""
+def write_system(folder: Path, sets: Sequence[int] = (2,), start: int = 0) -> None:
+    """Frames of O, H, H whose first coordinate is start + 100 · set + frame."""
     folder.mkdir(parents=True)
     (folder / "type.raw").write_text("0\n1\n1\n")
-    (folder / "type_map.raw").write_text("\n".join(names.split()) + "\n")
+    (folder / "type_map.raw").write_text("O\nH\n")
     for k, n in enumerate(sets):
         part = folder / f"set.{k:03d}"
         part.mkdir()
         coord = np.zeros((n, 9), dtype=np.float32)
-        coord[:, 0] = 100 * k + np.arange(n)
+        coord[:, 0] = start + 100 * k + np.arange(n)
         np.save(part / "coord.npy", coord)
         np.save(part / "box.npy", np.tile(10 * np.eye(3, dtype=np.float32).ravel(), (n, 1)))
         np.save(part / "energy.npy", np.arange(n, dtype=np.float32) - 468)
         np.save(part / "force.npy", np.tile(np.arange(9, dtype=np.float32), (n, 1)))
-        for name, array in extra.items():
-            np.save(part / f"{name}.npy", array)
 
 
 def test_a_deepmd_system_is_read_in_the_order_of_its_sets(tmp_path: Path) -> None:
@@ -144,12 +143,13 @@ def test_a_broken_deepmd_system_is_refused(tmp_path: Path, spoil: Callable[[Path
 
 
 def test_systems_of_a_user_are_divided_by_folder_or_by_fraction(tmp_path: Path) -> None:
-    for name, n in ("a", 10), ("b", 20), ("c", 5):
-        write_system(tmp_path / name, sets=(n,))
+    for name, n, start in ("a", 10, 0), ("b", 20, 1000), ("c", 5, 2000):
+        write_system(tmp_path / name, sets=(n,), start=start)
     given = deepmd(tmp_path, train="a b", test="c")
     assert (len(given.train), len(given.test)) == (30, 5)
     divided = deepmd(tmp_path, train="a b")
     assert (len(divided.train), len(divided.test)) == (27, 3)
+    assert len(deepmd(tmp_path, train="a a b").train) == 27
 
 
 def test_water_trains_on_the_first_three_folders_wherever_they_lie(tmp_path: Path) -> None:
@@ -352,7 +352,9 @@ def test_what_ase_wrote_is_read_back(tmp_path: Path) -> None:
 
 
 def test_xyz_files_have_a_test_file_or_a_fraction_and_isolated_atoms(tmp_path: Path) -> None:
-    (tmp_path / "train.xyz").write_text(XYZ * 10)
+    (tmp_path / "train.xyz").write_text(
+        "".join(XYZ.replace("Cu 0 ", f"Cu {k} ").replace("H 0 ", f"H {k} ") for k in range(10))
+    )
     (tmp_path / "test.xyz").write_text(XYZ)
     (tmp_path / "alone.xyz").write_text("1\nenergy=-13.5\nH 0 0 0\n1\nenergy=-2000.0\nO 0 0 0\n")
     source = xyz(tmp_path, test="test.xyz", isolated="alone.xyz")
@@ -616,6 +618,30 @@ def test_stress_of_mlearn_is_the_derivative_of_its_energy(real: Path, element: s
         assert len(change) > 100
         assert (change * work).sum() / (work**2).sum() == pytest.approx(1, abs=0.02)
         assert np.corrcoef(change, work)[0, 1] > 0.99
+
+
+def test_off_diagonal_stress_of_heated_silicon_is_in_the_order_that_its_forces_tell(real: Path) -> None:
+    """A pair potential fitted to the forces, a basis of Gaussians of the distance, predicts which entry is which."""
+    frames = [f for f in mlearn(real, "Si").train if f.group == "AIMD-NVT"][::2]
+    centres = np.linspace(2, 5, 14)
+    acting, virials = [], []
+    for frame in frames:
+        i, j, shift = neighbours(frame.positions, frame.cell, frame.pbc, 5.0)
+        vectors = frame.positions[j] - frame.positions[i] + shift @ frame.cell
+        distances = np.linalg.norm(vectors, axis=1, keepdims=True)
+        basis = np.exp(-(((distances - centres) / 0.25) ** 2)) * (np.cos(np.pi * distances / 5) + 1)
+        pulls = vectors[:, :, None] / distances[:, :, None] * basis[:, None]
+        force = np.zeros((*frame.positions.shape, 14))
+        np.add.at(force, i, pulls)
+        acting.append(force.reshape(-1, 14))
+        virials.append(np.einsum("ea,ebk->abk", vectors, pulls) / np.linalg.det(frame.cell) / 2)
+    wanted = np.concatenate([frame.forces.ravel() for frame in frames])  # type: ignore[union-attr]
+    fitted = np.linalg.lstsq(np.concatenate(acting), wanted, rcond=None)[0]
+    predicted = np.array([virial @ fitted for virial in virials])
+    given = np.array([frame.stress for frame in frames])
+    for i, j in (0, 1), (0, 2), (1, 2):
+        assert np.corrcoef(predicted[:, i, j], given[:, i, j])[0, 1] > 0.75
+    assert abs(np.corrcoef(predicted[:, 0, 2], given[:, 1, 2])[0, 1]) < 0.4
 
 
 def test_isolated_atoms_of_botnet_are_below_its_molecules(real: Path) -> None:

@@ -63,9 +63,9 @@ def _frames(molecule: Any, path: Path) -> list[Frame]:
         forces = list(-molecule["forces"][:].astype(np.float64) * hartree())
     if not len(positions) == len(energies) == len(forces):
         raise DataError(f"{path}: coordinates, energies and forces must be of the same number of conformations")
-    distinct = np.sort(np.unique(positions.reshape(len(positions), -1), axis=0, return_index=True)[1])
     return [
-        Frame(numbers=numbers, positions=positions[k], energy=float(energies[k]), forces=forces[k]) for k in distinct
+        Frame(numbers=numbers, positions=x, energy=float(energy), forces=force)
+        for x, energy, force in zip(positions, energies, forces, strict=True)
     ]
 
 
