@@ -22,11 +22,12 @@ def ani1(root: Path, file: str = "gdb11_S01_06r.h5", test_fraction: float = 0.1,
     """Conformations by wB97X/6-31G(d), divided by `split_seed`, each molecule in proportion; no split is official.
 
     `file` "gdb11_S01_06r.h5" has forces, "ani_gdb_s01.h5" (of the release) has not; both are in Hartree and Å. What the
-    first calls `forces` is the gradient +∂E/∂x, which is negated here. Conformations are drawn at random around few
-    minima, so that many are near duplicates: an error on the test part says little of other molecules.
+    first calls `forces` is the gradient +∂E/∂x, which is negated here, and 1,897 of its 4,366 conformations repeat
+    others to the bit: only the first of each is kept, else training would hold half of the test part. What is left is
+    drawn at random around three minima and much alike: an error on the test part says little of other molecules.
     Raises DataError for a file of another layout, or with `forces` of unknown sign.
     """
-    frames = _read(find(root, "ani1_s01", file, ORIGIN) / file)
+    frames = _read(find(root, "ani1_s01", ORIGIN, file) / file)
     return FrameSource(f"ANI-1 ({Path(file).stem})", *divide(frames, test_fraction, split_seed))
 
 

@@ -19,7 +19,7 @@ def water(root: Path) -> FrameSource:
 
     DeePMD-kit's example, and its division. Energies are float32 of about -29,943 eV: they resolve 2 meV a frame.
     """
-    place = find(root, "water_dpmd", "data_0/type.raw", WATER)
+    place = find(root, "water_dpmd", WATER, *(f"data_{k}/type.raw" for k in range(4)))
     train = [frame for k in range(3) for frame in read_system(place / f"data_{k}")]
     return FrameSource("water (DFT, 64 molecules)", train, read_system(place / "data_3"))
 

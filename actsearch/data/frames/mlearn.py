@@ -33,7 +33,7 @@ def mlearn(root: Path, element: str = "Si") -> FrameSource:
     if element not in ELEMENTS:
         raise UnknownNameError("element of mlearn", str(element), ELEMENTS)
     files = [f"data/{element}/{part}.json" for part in ("training", "test")]
-    place = find(root, "mlearn", files[1], ORIGIN)
+    place = find(root, "mlearn", ORIGIN, files[1])
     if not (place / files[0]).is_file():
         raise DataError(
             f"{place} has test.json of {element} but no {files[0]}: get it from {ORIGIN}, or set another element"

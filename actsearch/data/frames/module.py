@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from actsearch.data.frames.frameset import FrameSet
 from actsearch.data.frames.references import elements_of, isolated, least_squares
-from actsearch.data.frames.source import FrameSource, kinds
+from actsearch.data.frames.source import FrameSource, identity, kinds
 from actsearch.data.held import HeldData
 from actsearch.data.registry import FRAMES, check, read
 from actsearch.data.split import stratified
@@ -121,6 +121,8 @@ class FrameData(HeldData):
     @cached_property
     def _loaded(self) -> _Loaded:
         source: FrameSource = read(FRAMES, self.name, self.root, self.options)
+        if shared := {identity(f) for f in source.train} & {identity(f) for f in source.test}:
+            raise DataError(f"{source.title}: {len(shared)} frames of the test part are in training too: remove them")
         train = _take(source.train, self.limit_train, self.seed, "limit_train")
         test = _take(source.test, self.limit_test, self.seed, "limit_test")
         if strangers := set(elements_of(test)) - set(elements_of(train)):

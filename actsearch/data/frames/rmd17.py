@@ -39,8 +39,7 @@ def rmd17(root: Path, molecule: str = "ethanol", split: int = 1) -> FrameSource:
     if split not in range(1, 6):
         raise SettingsError(f"split of rmd17 must be from 1 to 5, not {split}")
     names = [f"rmd17_{molecule}_{part}_{split:02d}.npz" for part in ("train", "test")]
-    place = find(root, "rmd17", names[0], ORIGIN)
-    find(place, "", names[1], ORIGIN)
+    place = find(root, "rmd17", ORIGIN, *names)
     return FrameSource(f"rMD17 {molecule} (split {split})", _read(place / names[0]), _read(place / names[1]))
 
 

@@ -25,17 +25,18 @@ class FrameSource:
     isolated: Mapping[int, float] | None = None
 
 
-def find(root: Path, folder: str, wanted: str | Path, origin: str) -> Path:
-    """The set's own folder, which holds the file `wanted`: `root` itself, or `folder` in it or in its forcefield/.
+def find(root: Path, folder: str, origin: str, *wanted: str) -> Path:
+    """The set's own folder, which holds the files `wanted`: `root` itself, or `folder` in it or in its forcefield/.
 
     Raises DataError, which names the `origin` of the files, if it is in none of these.
     """
     for place in (root, root / folder, root / "forcefield" / folder):
-        if (place / wanted).is_file():
+        if all((place / file).is_file() for file in wanted):
             return place
+    places = f"{root}, {root / folder} or {root / 'forcefield' / folder}"
     raise DataError(
-        f"no {wanted} in {root}, {root / folder} or {root / 'forcefield' / folder}: get it from {origin}, and set root "
-        "to its folder, or ACTSEARCH_DATA to the folder that holds all data"
+        f"no {' and '.join(wanted)} in {places}: get it from {origin}, and set root to its folder, or ACTSEARCH_DATA to "
+        "the folder that holds all data"
     )
 
 
@@ -46,11 +47,17 @@ def kinds(frames: Sequence[Frame]) -> NDArray[np.int64]:
     return np.array([seen.setdefault(key, len(seen)) for key in keys], dtype=np.int64)
 
 
+def identity(frame: Frame) -> bytes:
+    """The same for frames of the same atoms at the same places."""
+    return b"".join(array.tobytes() for array in (frame.numbers, frame.positions, frame.cell, frame.pbc))
+
+
 def divide(frames: Sequence[Frame], test_fraction: float, split_seed: int) -> tuple[list[Frame], list[Frame]]:
     """Training and test frames of a set without an official split, each kind in proportion, chosen by `split_seed`.
 
-    Raises SettingsError if either part would be empty.
+    Of frames that repeat each other the first is kept. Raises SettingsError if either part would be empty.
     """
+    frames = list({identity(frame): frame for frame in reversed(frames)}.values())[::-1]
     size = round(len(frames) * test_fraction)
     if not 0 < size < len(frames):
         raise SettingsError(f"test_fraction {test_fraction} of {len(frames)} frames leaves a part empty")
