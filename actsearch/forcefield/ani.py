@@ -28,10 +28,10 @@ class ANI2(ForceField):
     Energies are in eV, and there are no self energies beside `references`. Neighbours and vectors are those of the
     batch, so periodic cells of any size and stress work.
 
-    Its activations are the sites `networks.atomics.C.act1`, `….act2`, …, one for each layer of each element's network.
-    In torchani itself one instance is shared by all layers of an element. The default is ANI's own CELU(0.1), which is
-    C¹ only: its second derivative jumps at 0, so forces are continuous with kinks, and training on them works but is
-    not smooth. "gelu", which torchani's own newer models use, is C^∞. The cosine cutoff functions are C¹ as well.
+    Its activations are the sites `networks.atomics.C.layers.act1`, `….act2`, …, one for each layer of each element; in
+    torchani itself one instance is shared by all of them. The default is ANI's own CELU(0.1), which is C¹ only: its
+    second derivative jumps at 0. So forces are continuous with kinks, and training on them works but is not smooth.
+    "gelu", which torchani's newer models use, is C^∞. The cosine cutoff functions are C¹ as well.
 
     Args:
         elements, references: see ForceField.
@@ -106,13 +106,15 @@ def _torchani() -> Any:
 
 
 def _with_sites(network: Any) -> nn.Sequential:
-    """The same layers as torchani's network of an element, each hidden one with an activation of its own."""
-    modules: OrderedDict[str, nn.Module] = OrderedDict()
+    """The same layers as torchani's network of an element, each hidden one with an activation of its own.
+
+    torchani's containers read "layers" and "final_layer" in the names of their state.
+    """
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
     for i, layer in enumerate(network.layers, start=1):
-        modules[f"layer{i}"] = layer
-        modules[f"act{i}"] = copy.deepcopy(network.activation)
-    modules["final_layer"] = network.final_layer
-    return nn.Sequential(modules)
+        layers[f"fc{i}"] = layer
+        layers[f"act{i}"] = copy.deepcopy(network.activation)
+    return nn.Sequential(OrderedDict(layers=nn.Sequential(layers), final_layer=network.final_layer))
 
 
 def _is_first_of_two(batch: FrameBatch) -> Tensor:

@@ -75,7 +75,7 @@ class CHGNet(ForceField):
         if pretrained is not None if composition is None else composition:
             self._take_composition(self.network.composition_model or _chgnet("composition_model").AtomRef())
         self.network.composition_model = None
-        _drop_what_has_no_effect(self.network)
+        _make_every_site_live(self.network)
 
     def _take_composition(self, model: Any) -> None:
         """Energies of atoms from the library's linear model, in float64, in place of the references."""
@@ -198,10 +198,28 @@ def _pretrained(name: str) -> Any:
     return _chgnet("model").CHGNet.load(model_name=name, use_device="cpu", verbose=False)
 
 
-def _drop_what_has_no_effect(network: Any) -> None:
-    layers = [*network.atom_conv_layers, *network.bond_conv_layers, *network.angle_layers]
-    for layer in layers:
-        layer.activation = nn.Identity()
+class Gated(nn.Module):
+    """The library's gated network, σ(core) · sigmoid(gate), without its branches on whether it normalises.
+
+    The code then calls σ once, so that it is one site, also where several calls of one module are made several sites.
+    """
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.mlp_core, self.mlp_gate = network.mlp_core, network.mlp_gate
+        self.activation, self.sigmoid = network.activation, network.sigmoid
+        self.bn1, self.bn2 = network.bn1, network.bn2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.bn1(self.mlp_core(x))) * self.sigmoid(self.bn2(self.mlp_gate(x)))
+
+
+def _make_every_site_live(network: Any) -> None:
+    for layer in [*network.atom_conv_layers, *network.bond_conv_layers, *network.angle_layers]:
+        layer.activation = nn.Identity()  # the library never calls it
+        for name, child in layer.named_children():
+            if hasattr(child, "mlp_gate"):
+                setattr(layer, name, Gated(child))
     if len(network.angle_layers):
         network.angle_layers[-1] = None  # no bond reads the angles after it
 

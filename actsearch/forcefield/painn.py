@@ -100,7 +100,7 @@ class RadialBasis(nn.Module):
         """Of distances (E,) the functions (E, n), and the envelope (E, 1)."""
         x = distances[:, None] / self.cutoff
         n = torch.arange(1, self.n_functions + 1, device=x.device, dtype=x.dtype)
-        # sinc has the limit at r = 0, nπ/r_c, and its derivatives built in.
+        # sinc has the limit at r = 0, nπ/r_c.
         functions = torch.sinc(n * x) * (n * (math.pi / self.cutoff))
         envelope = (1 + torch.cos(math.pi * x)) / 2
         return functions, envelope**2 if self.smooth else envelope
