@@ -16,7 +16,7 @@ from actsearch.errors import SettingsError
 from actsearch.forcefield.frames import FrameBatch
 from actsearch.forcefield.potential import ForceField, sum_by_frame
 
-# Å² of a feature vector: small beside any that matters, large enough for float32.
+# Added to a feature vector's squared length: small beside any that matters, large enough for float32.
 EPSILON = 1e-8
 
 
