@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import os
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -19,20 +19,40 @@ from actsearch.errors import MissingPackageError, SettingsError, UnknownNameErro
 from actsearch.forcefield.frames import FrameBatch
 from actsearch.forcefield.potential import ForceField, sum_by_frame
 
-ACTIVATIONS = {"celu": lambda: nn.CELU(0.1), "gelu": nn.GELU}
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"celu": lambda: nn.CELU(0.1), "gelu": nn.GELU}
 
 
 class ANI2(ForceField):
-    """torchani's environment vectors and networks, on our neighbours; see `ani2`."""
+    """The architecture of ANI-2x (Devereux et al. 2020) by torchani, for any elements, with new weights.
+
+    Energies are in eV, and there are no self energies beside `references`. Neighbours and vectors are those of the
+    batch, so periodic cells of any size and stress work.
+
+    Its activations are the sites `networks.atomics.C.layers.act1`, `….act2`, …, one for each layer of each element; in
+    torchani itself one instance is shared by all of them. The default is ANI's own CELU(0.1), which is C¹ only: its
+    second derivative jumps at 0. So forces are continuous with kinks, and training on them works but is not smooth.
+    "gelu", which torchani's newer models use, is C^∞. The cosine cutoff functions are C¹ as well.
+
+    Args:
+        elements, references: see ForceField.
+        cutoff: of the radial terms, Å; ANI-2x has 5.1.
+        hidden: sizes of the hidden layers of every element's network; None: those of ANI-2x, (256, 192, 160) for H to
+            (160, 128, 96) for elements that it lacks.
+        angular_cutoff: of the angular terms, Å.
+        activation: "celu" or "gelu".
+
+    Raises SettingsError as ForceField does, for a size below 1 or an angular cutoff that is not below `cutoff`;
+    UnknownNameError; MissingPackageError without torchani.
+    """
 
     def __init__(
         self,
         elements: Sequence[int],
-        cutoff: float,
+        cutoff: float = 5.1,
         references: Mapping[int, float] | None = None,
         hidden: Sequence[int] | None = None,
         angular_cutoff: float = 3.5,
-        activation: str = "celu",
+        activation: Literal["celu", "gelu"] = "celu",
     ) -> None:
         super().__init__(elements, cutoff, references)
         if activation not in ACTIVATIONS:
@@ -71,38 +91,6 @@ class ANI2(ForceField):
         return sum_by_frame(self.networks(kinds, features, atomic=True)[0], batch)
 
 
-def ani2(
-    elements: Sequence[int],
-    cutoff: float = 5.1,
-    references: Mapping[int, float] | None = None,
-    hidden: Sequence[int] | None = None,
-    angular_cutoff: float = 3.5,
-    activation: Literal["celu", "gelu"] = "celu",
-) -> ANI2:
-    """The architecture of ANI-2x (Devereux et al. 2020) by torchani, for any elements, with new weights.
-
-    Energies are in eV, and there are no self energies beside `references`. Neighbours and vectors are those of the
-    batch, so periodic cells of any size and stress work.
-
-    Its activations are the sites `networks.atomics.C.act1`, `….act2`, …, one for each layer of each element's network.
-    In torchani itself one instance is shared by all layers of an element. The default is ANI's own CELU(0.1), which is
-    C¹ only: its second derivative jumps at 0, so forces are continuous with kinks, and training on them works but is
-    not smooth. "gelu", which torchani's own newer models use, is C^∞. The cosine cutoff functions are C¹ as well.
-
-    Args:
-        elements, references: see ForceField.
-        cutoff: of the radial terms, Å; ANI-2x has 5.1.
-        hidden: sizes of the hidden layers of every element's network; None: those of ANI-2x, (256, 192, 160) for H to
-            (160, 128, 96) for elements that it lacks.
-        angular_cutoff: of the angular terms, Å.
-        activation: "celu" or "gelu".
-
-    Raises SettingsError as ForceField does, for a size below 1 or an angular cutoff that is not below `cutoff`;
-    UnknownNameError; MissingPackageError without torchani.
-    """
-    return ANI2(elements, cutoff, references, hidden, angular_cutoff, activation)
-
-
 def _torchani() -> Any:
     # Read when the library is first imported: it warns that its CUDA extensions, which are not used here, are missing.
     os.environ.setdefault("TORCHANI_NO_WARN_EXTENSIONS", "1")
@@ -118,13 +106,15 @@ def _torchani() -> Any:
 
 
 def _with_sites(network: Any) -> nn.Sequential:
-    """The same layers as torchani's network of an element, each hidden one with an activation of its own."""
-    modules: OrderedDict[str, nn.Module] = OrderedDict()
+    """The same layers as torchani's network of an element, each hidden one with an activation of its own.
+
+    torchani's containers read "layers" and "final_layer" in the names of their state.
+    """
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
     for i, layer in enumerate(network.layers, start=1):
-        modules[f"layer{i}"] = layer
-        modules[f"act{i}"] = copy.deepcopy(network.activation)
-    modules["final_layer"] = network.final_layer
-    return nn.Sequential(modules)
+        layers[f"fc{i}"] = layer
+        layers[f"act{i}"] = copy.deepcopy(network.activation)
+    return nn.Sequential(OrderedDict(layers=nn.Sequential(layers), final_layer=network.final_layer))
 
 
 def _is_first_of_two(batch: FrameBatch) -> Tensor:

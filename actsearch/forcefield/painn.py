@@ -16,19 +16,42 @@ from actsearch.errors import SettingsError
 from actsearch.forcefield.frames import FrameBatch
 from actsearch.forcefield.potential import ForceField, sum_by_frame
 
-# Å² of a feature vector: small beside any that matters, large enough for float32.
+# Added to a feature vector's squared length: small beside any that matters, large enough for float32.
 EPSILON = 1e-8
 
 
 class PaiNN(ForceField):
-    """Each atom has F scalars s, at first those of its element, and F vectors v, at first 0; see `painn`."""
+    """PaiNN, its energies of atoms summed over each frame. The published sizes are the defaults.
+
+    Each atom has F scalars s, at first those of its element, and F vectors v, at first 0. Weights start as Glorot's and
+    Bengio's, biases at 0.
+
+    Its activations, SiLU, are the sites `message1.act`, `update1.act`, …, and `readout.act`.
+
+    The network's energies of atoms are multiplied by `scale`, the root mean square of the force components of `sample`,
+    taken as a number of eV (1 without a sample), so that it need not learn how large energies are. It is a buffer.
+
+    The published cosine envelope is C¹ at the cutoff: forces are continuous, with a kink where a neighbour comes within
+    reach. Training on forces bears that, as it differentiates forces by weights. Molecular dynamics conserves energy
+    better without: `smooth_cutoff` takes the square of the envelope, which is C³ there.
+
+    Args:
+        elements, cutoff, references: see ForceField.
+        sample: frames for `scale`.
+        features: F, an atom's scalars, and vectors.
+        layers: of one message and one update block each.
+        radial: functions of the radial basis.
+        smooth_cutoff: the square of the envelope.
+
+    Raises SettingsError as ForceField does, or for sizes that are too small.
+    """
 
     scale: Tensor
 
     def __init__(
         self,
         elements: Sequence[int],
-        cutoff: float,
+        cutoff: float = 5.0,
         references: Mapping[int, float] | None = None,
         sample: FrameBatch | None = None,
         features: int = 128,
@@ -77,7 +100,7 @@ class RadialBasis(nn.Module):
         """Of distances (E,) the functions (E, n), and the envelope (E, 1)."""
         x = distances[:, None] / self.cutoff
         n = torch.arange(1, self.n_functions + 1, device=x.device, dtype=x.dtype)
-        # sinc has the limit at r = 0, nπ/r_c, and its derivatives built in.
+        # sinc has the limit at r = 0, nπ/r_c.
         functions = torch.sinc(n * x) * (n * (math.pi / self.cutoff))
         envelope = (1 + torch.cos(math.pi * x)) / 2
         return functions, envelope**2 if self.smooth else envelope
@@ -139,41 +162,6 @@ class Readout(nn.Module):
 
     def forward(self, s: Tensor) -> Tensor:
         return self.outer(self.act(self.inner(s))).squeeze(1)
-
-
-def painn(
-    elements: Sequence[int],
-    cutoff: float = 5.0,
-    references: Mapping[int, float] | None = None,
-    sample: FrameBatch | None = None,
-    features: int = 128,
-    layers: int = 3,
-    radial: int = 20,
-    smooth_cutoff: bool = False,
-) -> PaiNN:
-    """PaiNN (Schütt et al. 2021, arXiv 2102.03150): energies of atoms, summed over each frame.
-
-    Its activations, SiLU, are the sites `message1.act`, `update1.act`, …, and `readout.act`. The published sizes are
-    the defaults. Weights start as Glorot and Bengio's, biases at 0.
-
-    The network's energies of atoms are multiplied by `scale`, the root mean square of the forces of `sample`, as a
-    number of eV (1 without a sample), so that it need not learn how large energies and forces are. It is a buffer.
-
-    The published cosine envelope is C¹ at the cutoff: a force has a kink where a neighbour comes within reach, which
-    training on forces bears, since it differentiates forces by weights. Molecular dynamics at long time steps conserves
-    energy better without: `smooth_cutoff` takes the square of the envelope, which is C³ there.
-
-    Args:
-        elements, cutoff, references: see ForceField.
-        sample: frames for `scale`.
-        features: F, an atom's scalars, and vectors.
-        layers: of one message and one update block each.
-        radial: functions of the radial basis.
-        smooth_cutoff: the square of the envelope.
-
-    Raises SettingsError as ForceField does, or for sizes that are too small.
-    """
-    return PaiNN(elements, cutoff, references, sample, features, layers, radial, smooth_cutoff)
 
 
 def force_scale(sample: FrameBatch) -> float:

@@ -9,9 +9,10 @@ from typing import Any
 from torch import nn
 
 from actsearch.errors import SettingsError, UnknownNameError, unknown_name
-from actsearch.forcefield.ani import ani2
+from actsearch.forcefield.ani import ANI2
+from actsearch.forcefield.chgnet import CHGNet
 from actsearch.forcefield.deep_potential import deep_potential
-from actsearch.forcefield.painn import painn
+from actsearch.forcefield.painn import PaiNN
 from actsearch.models.init import scale_weights
 from actsearch.models.lenet import lenet, lenet_wide
 from actsearch.models.minigpt import gpt, minigpt, smallgpt, tinygpt
@@ -22,7 +23,6 @@ from actsearch.models.resnet import resnet8, resnet20, resnet32, resnet44, resne
 from actsearch.models.vit import vit, vit_small, vit_tiny
 
 __all__ = [
-    "ani2",
     "build",
     "deep_potential",
     "gpt",
@@ -31,7 +31,6 @@ __all__ = [
     "minigpt",
     "mlp",
     "names",
-    "painn",
     "pinn_mlp",
     "preact_resnet18",
     "resnet8",
@@ -48,14 +47,15 @@ __all__ = [
 ]
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
-    "ani2": ani2,
+    "ani2": ANI2,
+    "chgnet": CHGNet,
     "deep_potential": deep_potential,
     "gpt": gpt,
     "lenet": lenet,
     "lenet_wide": lenet_wide,
     "minigpt": minigpt,
     "mlp": mlp,
-    "painn": painn,
+    "painn": PaiNN,
     "pinn_mlp": pinn_mlp,
     "preact_resnet18": preact_resnet18,
     "resnet8": resnet8,

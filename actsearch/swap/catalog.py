@@ -119,6 +119,7 @@ _ACTIVATION_NAMES = frozenset(
         "pytorchgelutanh",
         "gelupython",
         "swish",
+        "tightcelu",
         "hswish",
         "hardmish",
         "squaredrelu",
