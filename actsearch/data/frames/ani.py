@@ -13,7 +13,7 @@ from actsearch.data.frames.units import hartree
 from actsearch.errors import DataError, MissingPackageError
 from actsearch.forcefield.frames import Frame
 
-ORIGIN = "ANI-1 (figshare collection 3846712, Smith et al., Sci. Data 4:170193)"
+ORIGIN = "github.com/tratohecho3/Machine-Learning, or the release of ANI-1 (figshare collection 3846712)"
 # Files whose `forces` are known to be gradients.
 _GRADIENTS = ("gdb11_S01_06r.h5",)
 
@@ -25,6 +25,7 @@ def ani1(root: Path, file: str = "gdb11_S01_06r.h5", test_fraction: float = 0.1,
     first calls `forces` is the gradient +∂E/∂x, which is negated here, and 1,897 of its 4,366 conformations repeat
     others to the bit: only the first of each is kept, else training would hold half of the test part. What is left is
     drawn at random around three minima and much alike: an error on the test part says little of other molecules.
+    Smith et al., Sci. Data 4:170193 (2017).
     Raises DataError for a file of another layout, or with `forces` of unknown sign.
     """
     frames = _read(find(root, "ani1_s01", ORIGIN, file) / file)

@@ -35,8 +35,8 @@ def find(root: Path, folder: str, origin: str, *wanted: str) -> Path:
             return place
     places = f"{root}, {root / folder} or {root / 'forcefield' / folder}"
     raise DataError(
-        f"no {' and '.join(wanted)} in {places}: get it from {origin}, and set root to its folder, or ACTSEARCH_DATA to "
-        "the folder that holds all data"
+        f"no {' and '.join(wanted)} in {places}: get it from {origin}, and set root to its folder, or ACTSEARCH_DATA "
+        "to the folder that holds all data"
     )
 
 
