@@ -192,11 +192,16 @@ class DeepPotential(ForceField):
         kinds = self.kinds(sample)
         known = len(self.elements)
         slots = torch.bincount(kinds, minlength=known) * self.sel.double().sum()
-        columns = torch.stack([rows[:, 0], rows[:, 0].square(), rows[:, 1:].square().sum(1) / 3], 1)
-        sums = columns.new_zeros(known, 3).index_add(0, kinds[sample.centre[near]], columns)
-        mean, square, other = (sums / slots[:, None].clamp(min=1)).unbind(1)
-        deviation = torch.stack([(square - mean**2).clamp(min=0).sqrt(), other.sqrt()], 1).clamp(min=0.01)
-        self.mean.copy_(mean)
+        # Of s, and of the other three columns together.
+        columns = torch.stack([rows[:, 0], rows[:, 1:].mean(1)], 1)
+        squares = torch.stack([rows[:, 0].square(), rows[:, 1:].square().mean(1)], 1)
+        of_centre = kinds[sample.centre[near]]
+        mean, square = (
+            columns.new_zeros(known, 2).index_add(0, of_centre, values) / slots[:, None].clamp(min=1)
+            for values in (columns, squares)
+        )
+        deviation = (square - mean**2).clamp(min=0).sqrt().clamp(min=0.01)
+        self.mean.copy_(mean[:, 0])
         self.deviation.copy_(torch.where(slots[:, None] > 0, deviation, 0.1))
 
 
