@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from actsearch.errors import SettingsError, UnknownNameError, unknown_name
-from actsearch.forcefield.deep_potential import deep_potential
+from actsearch.forcefield.deep_potential import DeepPotential
 from actsearch.models.init import scale_weights
 from actsearch.models.lenet import lenet, lenet_wide
 from actsearch.models.minigpt import gpt, minigpt, smallgpt, tinygpt
@@ -21,7 +21,6 @@ from actsearch.models.vit import vit, vit_small, vit_tiny
 
 __all__ = [
     "build",
-    "deep_potential",
     "gpt",
     "lenet",
     "lenet_wide",
@@ -44,7 +43,7 @@ __all__ = [
 ]
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
-    "deep_potential": deep_potential,
+    "deep_potential": DeepPotential,
     "gpt": gpt,
     "lenet": lenet,
     "lenet_wide": lenet_wide,
