@@ -95,36 +95,36 @@ class DeepPotential(ForceField):
 
     def interaction(self, batch: FrameBatch, vectors: Tensor) -> Tensor:
         kinds = self.kinds(batch)
-        descriptors = self.descriptors(kinds, batch, vectors)
-        empty = self._empty_descriptors() if self.atomic_references else None
+        descriptors, alone = self.descriptors(kinds, batch, vectors)
         energies = descriptors.new_zeros(len(kinds))
         for kind, network in enumerate(self.fitting.values()):
             atoms = (kinds == kind).nonzero().squeeze(1)
             if len(atoms):
                 of_kind = network(descriptors[atoms]).squeeze(1)
-                if empty is not None:
-                    of_kind = of_kind - network(empty[kind : kind + 1]).squeeze(1)
+                if self.atomic_references:
+                    of_kind = of_kind - network(alone[kind : kind + 1]).squeeze(1)
                 energies = energies.index_add(0, atoms, of_kind)
         return sum_by_frame(energies, batch)
 
-    def descriptors(self, kinds: Tensor, batch: FrameBatch, vectors: Tensor) -> Tensor:
-        """D = (1/sel²) (Gᵀ R)(Gᵀ R)ᵀ, its first `axis` columns, of each atom: (N, M · axis)."""
+    def descriptors(self, kinds: Tensor, batch: FrameBatch, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """D = (1/sel²) (Gᵀ R)(Gᵀ R)ᵀ, its first `axis` columns, of each atom, (N, M · axis), and of an atom without
+        neighbours of each kind, (K, M · axis)."""
         centre, rows, block = self._pairs(kinds, batch, vectors)
         embedded, empty = self._embed(rows[:, 0], block)
         sums = _sums_of_products(rows, embedded, centre, len(kinds))
         known = len(self.elements)
         neighbours = torch.bincount(centre * known + block % known, minlength=len(kinds) * known).view(-1, known)
-        return self._contract(sums, self.sel - neighbours, kinds, empty)
+        descriptors = self._contract(sums, self.sel - neighbours, kinds, empty)
+        every = torch.arange(known, device=kinds.device)
+        nothing = sums.new_zeros(known, 4, self.width)
+        return descriptors, self._contract(nothing, self.sel.expand(known, -1), every, empty)
 
     def _pairs(self, kinds: Tensor, batch: FrameBatch, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the pairs within the cutoff, sorted by block (centre's kind · number of kinds + neighbour's): centre (E,),
-        normalised rows (E, 4), and block (E,)."""
+        """Of the pairs within the cutoff, sorted by the network that embeds them: centre (E,), normalised rows (E, 4),
+        and block (E,), the centre's kind · number of kinds + the neighbour's."""
         near = (vectors.detach().square().sum(1) < self.cutoff**2).nonzero().squeeze(1)
         block = kinds[batch.centre[near]] * len(self.elements) + kinds[batch.neighbour[near]]
-        if self.type_one_side:
-            order = torch.argsort(block % len(self.elements), stable=True)
-        else:
-            order = torch.argsort(block, stable=True)
+        order = torch.argsort(block % len(self.elements) if self.type_one_side else block, stable=True)
         chosen, block = near[order], block[order]
         centre = batch.centre[chosen]
         rows = environment(vectors[chosen], self.smooth_from, self.cutoff)
@@ -163,13 +163,6 @@ class DeepPotential(ForceField):
         """The normalised s of a slot without neighbour, for each kind of centre, (K,)."""
         return -self.mean / self.deviation[:, 0]
 
-    def _empty_descriptors(self) -> Tensor:
-        """The descriptor of an atom without neighbours, for each kind, (K, M · axis)."""
-        kinds = torch.arange(len(self.elements), device=self.sel.device)
-        _, empty = self._embed(self.mean[:0], kinds[:0])
-        sums = empty.new_zeros(len(kinds), 4, self.width)
-        return self._contract(sums, self.sel.expand(len(kinds), -1), kinds, empty)
-
     def _choose_sel(self, sel: Sequence[int] | None, sample: FrameBatch | None) -> None:
         known = len(self.elements)
         if sel is not None:
@@ -192,44 +185,20 @@ class DeepPotential(ForceField):
         kinds = self.kinds(sample)
         known = len(self.elements)
         slots = torch.bincount(kinds, minlength=known) * self.sel.double().sum()
-        columns = torch.stack([rows[:, 0], rows[:, 0].square(), rows[:, 1:].square().sum(1) / 3], 1)
-        sums = columns.new_zeros(known, 3).index_add(0, kinds[sample.centre[near]], columns)
-        mean, square, other = (sums / slots[:, None].clamp(min=1)).unbind(1)
-        deviation = torch.stack([(square - mean**2).clamp(min=0).sqrt(), other.sqrt()], 1).clamp(min=0.01)
-        self.mean.copy_(mean)
+        # Of s, and of the other three columns together.
+        columns = torch.stack([rows[:, 0], rows[:, 1:].mean(1)], 1)
+        squares = torch.stack([rows[:, 0].square(), rows[:, 1:].square().mean(1)], 1)
+        of_centre = kinds[sample.centre[near]]
+        mean, square = (
+            columns.new_zeros(known, 2).index_add(0, of_centre, values) / slots[:, None].clamp(min=1)
+            for values in (columns, squares)
+        )
+        deviation = (square - mean**2).clamp(min=0).sqrt().clamp(min=0.01)
+        self.mean.copy_(mean[:, 0])
         self.deviation.copy_(torch.where(slots[:, None] > 0, deviation, 0.1))
 
 
-def deep_potential(
-    elements: Sequence[int],
-    cutoff: float,
-    references: Mapping[int, float] | None = None,
-    sample: FrameBatch | None = None,
-    *,
-    smooth_from: float = 0.5,
-    embedding: Sequence[int] = (25, 50, 100),
-    axis: int = 16,
-    fitting: Sequence[int] = (240, 240, 240),
-    sel: Sequence[int] | None = None,
-    type_one_side: bool = False,
-    resnet_dt: bool = True,
-    atomic_references: bool = False,
-) -> DeepPotential:
-    """A DeepPotential with the defaults of DeePMD-kit; see there."""
-    return DeepPotential(
-        elements,
-        cutoff,
-        references,
-        sample,
-        smooth_from=smooth_from,
-        embedding=embedding,
-        axis=axis,
-        fitting=fitting,
-        sel=sel,
-        type_one_side=type_one_side,
-        resnet_dt=resnet_dt,
-        atomic_references=atomic_references,
-    )
+deep_potential = DeepPotential
 
 
 class Network(nn.Module):

@@ -11,7 +11,7 @@ from torch import nn
 from actsearch.errors import SettingsError, UnknownNameError, unknown_name
 from actsearch.forcefield.ani import ANI2
 from actsearch.forcefield.chgnet import CHGNet
-from actsearch.forcefield.deep_potential import deep_potential
+from actsearch.forcefield.deep_potential import DeepPotential
 from actsearch.forcefield.painn import PaiNN
 from actsearch.models.init import scale_weights
 from actsearch.models.lenet import lenet, lenet_wide
@@ -24,7 +24,6 @@ from actsearch.models.vit import vit, vit_small, vit_tiny
 
 __all__ = [
     "build",
-    "deep_potential",
     "gpt",
     "lenet",
     "lenet_wide",
@@ -49,7 +48,7 @@ __all__ = [
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "ani2": ANI2,
     "chgnet": CHGNet,
-    "deep_potential": deep_potential,
+    "deep_potential": DeepPotential,
     "gpt": gpt,
     "lenet": lenet,
     "lenet_wide": lenet_wide,

@@ -26,7 +26,9 @@ class Heard:
 
 
 def listen(model: nn.Module, example: Any, sites: set[int], gates: bool) -> Heard:
-    """Run `model` on `example` in evaluation mode, without gradients and without a trace in random generators.
+    """Run `model` on `example` in evaluation mode, without a trace in random generators.
+
+    It runs without gradients, unless a tensor of the example requires them: models of forces differentiate inside.
 
     example: a tensor or another single input, a tuple or list of them, or a dict of keyword arguments.
     """
@@ -37,7 +39,14 @@ def listen(model: nn.Module, example: Any, sites: set[int], gates: bool) -> Hear
         keywords = example
     else:
         arguments = example if isinstance(example, tuple | list) else (example,)
-    with _evaluating(model), torch.random.fork_rng(), torch.no_grad(), _Listener(model, heard, sites, gates):
+    given = (*arguments, *keywords.values())
+    wanted = any(isinstance(x, torch.Tensor) and x.requires_grad for x in given)
+    with (
+        torch.set_grad_enabled(wanted),
+        _evaluating(model),
+        torch.random.fork_rng(),
+        _Listener(model, heard, sites, gates),
+    ):
         model(*arguments, **keywords)
     return heard
 

@@ -132,9 +132,14 @@ _ACTIVATION_NAMES = frozenset(
         "mishme",
         "hardswishme",
         "hardmishme",
+        "shiftedsoftplus",
     ]
 )
 _GATE_NAMES = frozenset(["sigmoid", "hardsigmoid", "hsigmoid", "hardsigmoidme"])
+
+# deepmd-kit has one class for all of its activations, and for none: their name is an attribute.
+_NAMED_BY_ATTRIBUTE = {"ActivationFn": "activation"}
+_LINEAR_NAMES = ("linear", "none")
 
 Kind = Literal["activation", "gate"]
 
@@ -159,10 +164,15 @@ def kind_of(value: object) -> Kind | None:
     return None
 
 
+def is_linear(value: object) -> bool:
+    """Whether a module stands where an activation could, but by its own name passes its input on."""
+    return (name_by_attribute(value) or "") in _LINEAR_NAMES
+
+
 def function_name(value: object) -> str:
     """A function's name, as an activation's where it is one: `torch.relu_` → "relu"; a module's class's."""
     if isinstance(value, nn.Module):
-        return type(value).__name__.lower()
+        return name_by_attribute(value) or type(value).__name__.lower()
     if isinstance(value, functools.partial):
         return function_name(value.func)
     if isinstance(value, torch.jit.ScriptFunction):
@@ -185,10 +195,20 @@ def _kind_of_module(module: nn.Module) -> Kind | None:
         return "activation"
     if isinstance(module, GATE_TYPES):
         return "gate"
+    if (named := name_by_attribute(module)) is not None:
+        # Whatever a library's own class computes, it stands where an activation belongs.
+        return "gate" if named in _GATE_NAMES else "activation"
     # A block of layers can bear any name; an activation has no layers, and at most a few learnable scalars.
     if module._modules or any(p is not None and p.ndim > 1 for p in module._parameters.values()):
         return None
     return _kind_by_name(type(module).__name__)
+
+
+def name_by_attribute(value: object) -> str | None:
+    """The name that an instance of a library's one class of activations carries, in lower case; else None."""
+    attribute = _NAMED_BY_ATTRIBUTE.get(type(value).__name__) if isinstance(value, nn.Module) else None
+    name = getattr(value, attribute, None) if attribute is not None else None
+    return name.lower() if isinstance(name, str) else None
 
 
 def _kind_by_name(name: str) -> Kind | None:

@@ -61,7 +61,8 @@ def swap(
         shared: "keep": one instance at several places, or called several times, is one site and gets one new module;
             "split": each place and each call in the owner's code gets its own.
         example: an input (tensor, tuple of arguments, dict of keyword arguments) on which the model is run once in
-            evaluation mode. It finds activations that the code does not show, and sites that do not run.
+            evaluation mode. It finds activations that the code does not show, and sites that do not run. Gradients are
+            on if one of the tensors requires them, as a model needs that computes forces.
 
     An in-place activation becomes out of place, except where its result is thrown away (a statement `F.relu_(x)`):
     there it is written back. Other modules with `inplace=True` are set to False, as they may overwrite what the new

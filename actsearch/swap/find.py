@@ -15,7 +15,7 @@ from torch.nn.modules.loss import _Loss
 from torch.nn.utils.parametrize import ParametrizationList
 
 from actsearch.swap.calls import UNKNOWN, Analysis, Call, is_loss
-from actsearch.swap.catalog import FUNCTIONS, function_name, kind_of
+from actsearch.swap.catalog import FUNCTIONS, function_name, is_linear, kind_of, name_by_attribute
 from actsearch.swap.held import Step, held, path_name
 from actsearch.swap.report import Site
 from actsearch.swap.rewrite import base_of, recipe_of
@@ -128,6 +128,7 @@ def _held_by(owner: Owner, shared: Shared, recognise: Recognise) -> list[Found]:
         call = None if is_module else _agreed(uses)
         site = Site(_dotted(owner, path), _describe(value), "module" if is_module else "function", value, call)
         reason = owner.reason or ("part of a loss or metric" if is_loss(attribute) else None)
+        reason = reason or ("linear: there is no activation" if is_linear(value) else None)
         first = Found(site, owner, key, kind_of(value) == "gate", reason, attribute, steps, uses=uses)
         found.append(first)
         if shared == "split" and not steps:
@@ -188,4 +189,6 @@ def _dotted(owner: Owner, name: str) -> str:
 
 
 def _describe(value: Any) -> str:
+    if (name := name_by_attribute(value)) is not None:
+        return f"{type(value).__name__}({name!r})"
     return repr(value) if isinstance(value, nn.Module) else f"function {function_name(value)}"

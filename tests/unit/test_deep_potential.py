@@ -312,7 +312,7 @@ def test_statistics_are_those_of_the_slots_of_the_sample() -> None:
             slots[i, : len(rows)] = rows
         assert model.mean[kind].item() == pytest.approx(slots[..., 0].mean().item())
         assert model.deviation[kind, 0].item() == pytest.approx(slots[..., 0].std(correction=0).item())
-        assert model.deviation[kind, 1].item() == pytest.approx(slots[..., 1:].square().mean().sqrt().item())
+        assert model.deviation[kind, 1].item() == pytest.approx(slots[..., 1:].std(correction=0).item())
 
 
 def test_sel_is_from_the_sample_with_a_margin_and_is_a_constant() -> None:

@@ -392,3 +392,43 @@ def test_sites_are_selected_one_by_one_and_keep_their_names() -> None:
     torch.testing.assert_close(model(X), before - F.relu(X) * 2 + 6 * X)
     unswap(model, report)
     assert torch.equal(model(X), before)
+
+
+class ActivationFn(nn.Module):
+    """As in deepmd-kit: one class for every function, and for none."""
+
+    def __init__(self, activation: str) -> None:
+        super().__init__()
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return {"tanh": torch.tanh, "Linear": lambda x: x, "sigmoid": torch.sigmoid}[self.activation](x)
+
+
+def test_a_class_whose_instances_carry_their_function_as_a_name_is_told_apart_by_it() -> None:
+    model = nn.Sequential(ActivationFn("tanh"), ActivationFn("Linear"), ActivationFn("sigmoid"))
+    report = swap(model, Scale)
+    assert [(site.name, site.original, site.function) for site in report.replaced] == [
+        ("0", "ActivationFn('tanh')", "tanh")
+    ]
+    assert [(site.name, reason) for site, reason in report.skipped] == [
+        ("1", "linear: there is no activation"),
+        ("2", "a gate"),
+    ]
+    unswap(model, report)
+    assert torch.equal(model(X), X.tanh().sigmoid())
+
+
+def test_an_example_that_requires_gradients_is_run_with_them() -> None:
+    class Forces(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.act = nn.Tanh()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.autograd.grad(self.act(x).sum(), x)[0]
+
+    model = Forces()
+    assert swap(model, nn.SiLU, example=X.clone().requires_grad_()).unused == []
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        swap(model, nn.SiLU, example=X)
