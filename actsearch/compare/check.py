@@ -11,7 +11,7 @@ from torch import nn
 from actsearch.compare.contestants import Contestant
 from actsearch.errors import SmoothnessError
 from actsearch.swap import swap, unswap
-from actsearch.swap.smoothness import least_smoothness
+from actsearch.swap.smoothness import SMOOTH_SPACES, least_smoothness
 
 
 def check_smoothness(build_task: Callable[[], nn.Module], contestants: Sequence[Contestant]) -> None:
@@ -28,7 +28,15 @@ def check_smoothness(build_task: Callable[[], nn.Module], contestants: Sequence[
                 unswap(task, swap(task, copy.deepcopy(contestant.make), shared=contestant.shared))
             except SmoothnessError as error:
                 reason = str(error).rpartition(";")[0]
+                advice = _ADVICE.get(contestant.kind, "")
                 raise SmoothnessError(
-                    f"contestant {contestant.name}: {reason}; set compare.activations to smooth ones, such as "
-                    "[own, tanh, silu], or compare.force to true"
+                    f"contestant {contestant.name}: {reason}; {advice}set compare.force to true to take it all the same"
                 ) from None
+
+
+_SMOOTHER = "set compare.activations to smooth ones, such as [own, tanh, silu], or "
+_ADVICE = {
+    "standard": _SMOOTHER,
+    "control": _SMOOTHER,
+    "random": f"draw random ones from space {' or '.join(SMOOTH_SPACES)}, or ",
+}

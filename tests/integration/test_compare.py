@@ -673,7 +673,7 @@ def test_saved_models_compute_what_was_tested(digits: ImageData, tmp_path: Path)
             return super()._train(task, added, found, *arguments)
 
     digits.setup("test")
-    x, y = next(iter(digits.test_dataloader()))
+    x = next(iter(digits.test_dataloader()))[0]
     for found in SAVED:
         result = Kept(builder, digits, Budget(1), CPU, save_to=tmp_path)(found, 0)
         state = torch.get_rng_state()

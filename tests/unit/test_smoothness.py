@@ -280,3 +280,5 @@ def test_a_search_that_is_smooth_enough_or_forced_begins(space: str, settings: d
 def test_random_functions_of_a_smooth_space_fit_a_force_field() -> None:
     space = SearchSpace.load("smooth_c2")
     check_smoothness(task, [of_genotype(space.random(seed), f"random {seed}", "random") for seed in range(5)])
+    with pytest.raises(SmoothnessError, match=r"random 1: .*draw random ones from space smooth_c2"):
+        check_smoothness(task, [of_genotype(Genotype.of_op("relu"), "random 1", "random")])
