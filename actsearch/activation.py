@@ -171,6 +171,11 @@ class Activation(nn.Module):
         return Activation(dataclasses.replace(genotype, scale=genotype.scale * gain), compiled=self.compiled)
 
     @property
+    def smoothness(self) -> float:
+        """k such that the function is C^k, as far as its operations and its clip tell (a lower bound)."""
+        return self._genotype.smoothness
+
+    @property
     def formula(self) -> str:
         """The canonical formula of the genotype."""
         return self.genotype.formula

@@ -20,9 +20,10 @@ from actsearch.activation import Activation
 from actsearch.cell.mixed import MixedCell
 from actsearch.cell.relaxation import make_relaxation
 from actsearch.data.placement import PlaceData
-from actsearch.errors import GenotypeError, RunError, TaskError
+from actsearch.errors import GenotypeError, RunError, SmoothnessError, TaskError
 from actsearch.execution import Execution
 from actsearch.genotype import Genotype
+from actsearch.ops import registry
 from actsearch.report.progress import SearchProgress
 from actsearch.report.tensorboard import TensorBoardObserver
 from actsearch.run import RunDirectory
@@ -36,6 +37,7 @@ from actsearch.search.split import labels_of, split
 from actsearch.seeds import mix_seed
 from actsearch.space import SearchSpace
 from actsearch.swap import Site, SwapReport, swap, unswap
+from actsearch.swap.smoothness import least_smoothness
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -131,25 +133,36 @@ def search(
     execution = execution or Execution()
     execution.check(str((trainer or {}).get("accelerator", "auto")), chosen.accumulate, chosen.order)
     loader = _train_loader(task, datamodule)
-    if resume is None:
-        run = RunDirectory.create(run_root, name or loaded.name)
-        run.write_config(dict(config) if config is not None else {"search": chosen.to_dict()})
-        run.write_space(loaded.to_dict())
-        run.write_environment()
-        checkpoint = None
-    else:
-        run = RunDirectory.open(resume)
-        if SearchSpace.load(run.read_space()).hash != loaded.hash:
-            raise RunError(f"{resume} was searched in another space than {loaded.name!r}; resume with the run's own")
-        checkpoint = latest_checkpoint(run.checkpoints)
     cells, report = _swap_in_cells(task, loaded, chosen, include, exclude)
     try:
+        run, checkpoint = _run_directory(loaded, chosen, run_root, name, resume, config)
         with execution.applied(task):
             return _run(
                 task, datamodule, loader, loaded, chosen, run, checkpoint, cells, report, observers, callbacks, trainer
             )
     finally:
         unswap(task, report)
+
+
+def _run_directory(
+    space: SearchSpace,
+    settings: SearchSettings,
+    root: str | Path,
+    name: str | None,
+    resume: str | Path | None,
+    config: Mapping[str, Any] | None,
+) -> tuple[RunDirectory, Path | None]:
+    """A new run directory, or the one to go on with and its latest checkpoint."""
+    if resume is not None:
+        run = RunDirectory.open(resume)
+        if SearchSpace.load(run.read_space()).hash != space.hash:
+            raise RunError(f"{resume} was searched in another space than {space.name!r}; resume with the run's own")
+        return run, latest_checkpoint(run.checkpoints)
+    run = RunDirectory.create(root, name or space.name)
+    run.write_config(dict(config) if config is not None else {"search": settings.to_dict()})
+    run.write_space(space.to_dict())
+    run.write_environment()
+    return run, None
 
 
 def _run(
@@ -295,7 +308,17 @@ def _swap_in_cells(
             )
         return cells[key].add_site(site.name)
 
-    return cells, swap(task, factory, include=include, exclude=exclude)
+    needed = -1 if settings.force else least_smoothness(task)
+    has_warm = settings.warm_epochs if settings.warm_steps is None else settings.warm_steps
+    if has_warm and registry[settings.warm].smoothness < needed:
+        raise SmoothnessError(
+            f"the warm start with {settings.warm} is not C^{needed}, as the model needs; set search.warm to a smooth "
+            "one, such as tanh or silu, or search.force to true"
+        )
+    try:
+        return cells, swap(task, factory, include=include, exclude=exclude, force=settings.force)
+    except SmoothnessError as error:
+        raise SmoothnessError(f"{str(error).rpartition(';')[0]}; or set search.force to true") from None
 
 
 def _train_loader(task: pl.LightningModule, datamodule: Any) -> DataLoader[Any]:

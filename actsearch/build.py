@@ -35,6 +35,10 @@ class TaskBuilder:
     def __call__(self) -> Task:
         return tasks.build(self.kind, models.build(self.model, self.facts, **self.options), self.facts, **self.training)
 
+    def description(self) -> dict[str, Any]:
+        """How `task.model` is built: the arguments of `actsearch.models.build`."""
+        return {"model": self.model, "options": self.options, "facts": self.facts}
+
 
 @dataclass(frozen=True)
 class Experiment:

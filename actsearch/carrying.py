@@ -30,9 +30,10 @@ from actsearch.export.symbolic import to_latex, to_sympy_source
 from actsearch.files import write_text
 from actsearch.genotype import Genotype
 from actsearch.report import terminal
-from actsearch.report.facts import number, smoothness_in_words
+from actsearch.report.facts import number
 from actsearch.report.plots import draw_activation, save
 from actsearch.run import RunDirectory
+from actsearch.swap.smoothness import smoothness_in_words
 
 console = terminal.make_console()
 

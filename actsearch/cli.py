@@ -122,8 +122,8 @@ def transfer(arguments: Arguments) -> None:
         "--adapt",
         metavar="NAME,…",
         type=str | None,
-        help="train the model's own activations too: taafs:BASIS (bspline, fourier, chebyshev, legendre, hermite, rbf), "
-        "the coefficients of a basis that start at the least-squares fit to them, taafs:BASIS:residual, added to them, "
+        help="train the model's own activations: taafs:BASIS, the coefficients of bspline, fourier, chebyshev, "
+        "legendre, hermite or rbf, which start at the least-squares fit to them; taafs:BASIS:residual, added to them; "
         "taafs:BASIS:K for K coefficients; laaf:site, laaf:channel or laaf:network, slopes before them",
     )
     options.add_config(parser, TransferConfig)

@@ -166,7 +166,8 @@ class RetrainConfig:
         accumulate: batches whose gradients make one step.
         gradient_clip: greatest norm of the gradient.
         epoch_batches: an epoch ends after so many batches, if there are more.
-        activations: to compare with: operations (relu), names of torch.nn (Hardswish), genotype files, zoo:NAME.
+        activations: to compare with: operations (relu), names of torch.nn (Hardswish), genotype files, zoo:NAME, the
+            model's own (own), and these with trained bases or slopes (taafs:chebyshev, laaf:site).
         random: so many functions drawn from the same search space are compared too, as controls.
         random_seed: of that draw; default: that of the search, or 0.
         parameters: of discovered functions; declared trains slopes and coefficients by their own scopes and keeps β
@@ -177,6 +178,8 @@ class RetrainConfig:
         gain: what is rescaled to keep the second moment of N(0, 1); the activation, or the initial weights.
         compile: run genotypes by fused kernels, made when they are first met; faster, equal up to rounding.
         jobs: retrainings at the same time, each a process of its own.
+        force: take activations that are less smooth than the model needs, as ReLU in a force field.
+        save_models: keep the trained model of each, as models/NAME-SEED.pt beside the results.
     """
 
     seeds: int = 3
@@ -195,6 +198,8 @@ class RetrainConfig:
     gain: Literal["none", "activation", "weights"] = "none"
     compile: bool = False
     jobs: int = 1
+    force: bool = False
+    save_models: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("seeds", 1), ("random", 0), ("first_seed", 0), ("jobs", 1)):

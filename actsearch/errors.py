@@ -38,6 +38,10 @@ class SwapError(ActsearchError, ValueError):
     """A model in which no activation could be replaced."""
 
 
+class SmoothnessError(SwapError):
+    """An activation that is less smooth than the model needs."""
+
+
 class TaskError(ActsearchError, ValueError):
     """A task or datamodule that a search cannot drive."""
 

@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 from actsearch import api
 from actsearch.activation import Activation
 from actsearch.build import Experiment, build
-from actsearch.compare import Contestant
+from actsearch.compare import Contestant, check_smoothness
 from actsearch.config import SearchConfig
 from actsearch.execution import Execution
 from actsearch.genotype import Genotype
@@ -34,6 +34,8 @@ def search(config: SearchConfig, resume: Path | None) -> None:
     space = SearchSpace.load(config.space)
     others = controls(config.retraining, space)  # whatever is wrong with them is told before the search
     experiment = build(config)
+    if config.compare.enabled and not config.compare.force:
+        check_smoothness(experiment.build_task, others)
     seed_all(config.search.seed)
     watcher = _Watcher(config, space, resume)
     with stoppable(watcher.how_to_go_on):

@@ -176,6 +176,8 @@ def retrain_all(
         report=report,
         jobs=settings.jobs,
         context=_context(config, settings),
+        force=settings.force,
+        save_models=settings.save_models,
     )
     write(comparison, directory, f"{config.model.name} on {experiment.data.title}")
     say("")

@@ -1,7 +1,8 @@
 """compare: retrain discovered and standard activations over seeds, and say honestly what came of it."""
 
-from actsearch.compare.comparison import Comparison, Row, Test
 from actsearch.compare.adapted import OWN
+from actsearch.compare.check import check_smoothness
+from actsearch.compare.comparison import Comparison, Row, Test
 from actsearch.compare.contestants import (
     ADAPTED,
     DISCOVERED,
@@ -13,6 +14,7 @@ from actsearch.compare.contestants import (
     standard_contestants,
 )
 from actsearch.compare.retrain import Budget, Retrainer, Retraining
+from actsearch.compare.saved import load_model, save_model
 from actsearch.compare.statistics import Paired, detectable, holm, paired
 from actsearch.compare.study import compare
 
@@ -30,11 +32,14 @@ __all__ = [
     "Retraining",
     "Row",
     "Test",
+    "check_smoothness",
     "compare",
     "contestant",
     "detectable",
     "holm",
+    "load_model",
     "of_genotype",
     "paired",
+    "save_model",
     "standard_contestants",
 ]

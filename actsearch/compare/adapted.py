@@ -87,7 +87,8 @@ class Laaf:
     @property
     def formula(self) -> str:
         axis = "" if self.channel_axis is None else f" (axis {self.channel_axis})"
-        return f"{OWN_FORMULA} at {self.n:g} * a * x, a of each {self.scope}{axis}"
+        times = f"{self.n:g} * " if self.n != 1 else ""
+        return f"{OWN_FORMULA} at {times}a * x, a of {'the' if self.scope == 'network' else 'each'} {self.scope}{axis}"
 
 
 def is_adapted(source: str) -> bool:
@@ -132,7 +133,9 @@ def _options(source: str, options: list[str], words: set[str]) -> Mapping[str, A
         key = "number" if option.isdecimal() else option
         if key in found or (key != "number" and key not in words):
             allowed = " or ".join(["a whole number", *sorted(words)])
-            raise SettingsError(f"{source!r}: {option!r} is not understood; after the name there can be {allowed}, once")
+            raise SettingsError(
+                f"{source!r}: {option!r} is not understood; after the name there can be {allowed}, once"
+            )
         found[key] = int(option) if option.isdecimal() else True
     return found
 

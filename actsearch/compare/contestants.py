@@ -25,6 +25,7 @@ from actsearch.ops.clip import Clip
 from actsearch.seeds import mix_seed
 from actsearch.space import SearchSpace
 from actsearch.swap import Site
+from actsearch.swap.smoothness import smoothness_of
 
 DISCOVERED, ADAPTED = "discovered", "adapted"
 REFERENCES = (DISCOVERED, ADAPTED)
@@ -98,6 +99,10 @@ class _Scaled(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.scale * self.module(x)
 
+    @property
+    def smoothness(self) -> float | None:
+        return smoothness_of(self.module)
+
     def extra_repr(self) -> str:
         return f"times {self.scale:g}"
 
@@ -144,7 +149,7 @@ def of_genotype(
     identity += " | compiled" if compiled else ""
     make = _OfGenotype(genotype, parameters, channel_axis, compiled, lr_factor)
     # The gain is in the genotype by now, or was for the first weights only.
-    origin = {"genotype": genotype.to_json(), "parameters": parameters, "channel_axis": channel_axis}
+    origin: dict[str, Any] = {"genotype": genotype.to_json(), "parameters": parameters, "channel_axis": channel_axis}
     origin |= {"compiled": compiled, "lr_factor": lr_factor}
     return Contestant(name, make, genotype.formula, genotype, kind, factor, identity, origin=origin)
 
@@ -260,12 +265,14 @@ def _of_own(source: str, label: str, kind: Kind | None, channel_axis: int | None
     make = factory(source, channel_axis, lr_factor)
     if source == OWN:
         return Contestant(label, make, make.formula, kind=kind or "standard", origin={"own": source})
-    identity = make.formula + (f" | at {lr_factor:g} times the rate" if lr_factor != 1 else "")
-    origin = {"own": source, "channel_axis": channel_axis, "lr_factor": lr_factor}
-    # One function for each layer, although a library may call one module in all of them.
-    shared: Literal["split"] = "split"
     return Contestant(
-        label, make, make.formula, kind=kind or ADAPTED, identity=identity, shared=shared, origin=origin
+        label,
+        make,
+        make.formula,
+        kind=kind or "adapted",
+        identity=make.formula + (f" | at {lr_factor:g} times the rate" if lr_factor != 1 else ""),
+        shared="split",  # one function for each layer, although a library may call one module in all of them
+        origin={"own": source, "channel_axis": channel_axis, "lr_factor": lr_factor},
     )
 
 

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import actsearch._torchvision  # noqa: F401
@@ -22,6 +23,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from actsearch.compare.batches import SeededBatches, SeededSteps
 from actsearch.compare.contestants import Contestant
 from actsearch.compare.cost import StepClock
+from actsearch.compare.saved import model_file, save_model
 from actsearch.data.placement import PlaceData
 from actsearch.errors import SettingsError, TaskError, unknown_name
 from actsearch.execution import Execution
@@ -117,6 +119,10 @@ class Retrainer:
         curve: what to record of every epoch: nothing, what the task logs in training, or also its validation step on
             the test set, as `test_…` (the task must then choose nothing by its validation).
         execution: how the network is run.
+        force: take contestants that are less smooth than the model needs; see `swap`.
+        save_to: a directory; the trained model of each that does not fail is written to its folder `models`, for
+            `load_model`. `build_task` must then tell by a method `description` how it builds `task.model`, as that of
+            the command line does.
 
     Raises SettingsError if it cannot be run so.
     """
@@ -127,11 +133,18 @@ class Retrainer:
     trainer: Mapping[str, Any] = field(default_factory=dict)
     curve: Curve = "train"
     execution: Execution = field(default_factory=Execution)
+    force: bool = False
+    save_to: Path | None = None
 
     def __post_init__(self) -> None:
         self.execution.check(str(self.trainer.get("accelerator", "auto")), self.budget.accumulate)
         if self.curve not in get_args(Curve):
             raise SettingsError(unknown_name("curve", str(self.curve), get_args(Curve)))
+        if self.save_to is not None and not callable(getattr(self.build_task, "description", None)):
+            raise SettingsError(
+                "models can be saved only of tasks that are built by name, as by a configuration; this one is built by "
+                "a function that cannot tell how: leave save_models out"
+            )
 
     def prepare(self) -> None:
         """Let a LightningDataModule fetch and read its data."""
@@ -147,10 +160,10 @@ class Retrainer:
         """
         task, added = self._task(contestant, seed)
         with self.execution.applied(task):
-            return self._train(task, added, contestant.name, seed, device, jobs)
+            return self._train(task, added, contestant, seed, device, jobs)
 
     def _train(
-        self, task: pl.LightningModule, added: int, name: str, seed: int, device: int | None, jobs: int
+        self, task: pl.LightningModule, added: int, contestant: Contestant, seed: int, device: int | None, jobs: int
     ) -> Retraining:
         seed_all(seed, 1)
         clock, curve = StepClock(), _Curve(self.curve)
@@ -182,7 +195,7 @@ class Retrainer:
             warnings.filterwarnings("ignore", message=".*have no `val_dataloader`.*")
             trainer.fit(task, train_dataloaders=loader, val_dataloaders=validation)
         result = Retraining(
-            name,
+            contestant.name,
             seed,
             failure=curve.failure or _not_finite(task),
             curve=curve.values,
@@ -196,6 +209,9 @@ class Retrainer:
         )
         if result.failure:
             return result
+        if self.save_to is not None:
+            built = self.build_task.description()  # type: ignore[attr-defined]  # checked at the start
+            save_model(model_file(self.save_to, contestant.name, seed), task.model, built, contestant)  # type: ignore[arg-type]
         seed_all(seed, 2)
         metrics: dict[str, float] = {}
         for part in trainer.test(task, dataloaders=self.datamodule.test_dataloader(), verbose=False):
@@ -210,7 +226,7 @@ class Retrainer:
         if contestant.weights != 1:
             scale_weights(task, contestant.weights)
         before = _trainable(task)
-        swap(task, copy.deepcopy(contestant.make), shared=contestant.shared)
+        swap(task, copy.deepcopy(contestant.make), shared=contestant.shared, force=self.force)
         if any(isinstance(module, LazyModuleMixin) for module in task.modules()):
             _settle(task, self.datamodule.train_dataloader())
         return task, _trainable(task) - before

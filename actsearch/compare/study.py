@@ -14,6 +14,8 @@ import actsearch._torchvision  # noqa: F401
 import pytorch_lightning as pl
 import torch
 
+from actsearch.compare import saved
+from actsearch.compare.check import check_smoothness
 from actsearch.compare.comparison import Comparison, Entry
 from actsearch.compare.contestants import DISCOVERED, REFERENCES, Contestant, of_genotype
 from actsearch.compare.cost import saved_bytes
@@ -45,6 +47,8 @@ def compare(
     reference: str = DISCOVERED,
     context: Mapping[str, Any] | None = None,
     curve: Curve = "train",
+    force: bool = False,
+    save_models: bool = False,
 ) -> Comparison:
     """Retrain every contestant from scratch for every seed, at the same budget, and test it.
 
@@ -71,18 +75,25 @@ def compare(
             of the kind adapted. Of the latter, two are not compared with each other.
         context: plain data on data, model and training; results in `directory` from another context are refused.
         curve: what to record of every epoch; see Retrainer.
+        force: take contestants that are less smooth than the model needs; see `swap`.
+        save_models: write every trained model to `directory`/models; see `actsearch.compare.load_model`. Retrainings
+            that are done, but without a model, are then done again.
 
     Raises TaskError if the task does not log the metric, RunError if the directory cannot be written or holds results
-    of other functions or conditions, SettingsError and UnknownNameError for arguments that cannot work.
+    of other functions or conditions, SettingsError and UnknownNameError for arguments that cannot work, and
+    SmoothnessError for a contestant that is not smooth enough; that, before anything is trained.
     """
     if isinstance(contestants, Mapping):
         contestants = [of_genotype(genotype, name, _kind_of(name)) for name, genotype in contestants.items()]
     seeds = list(seeds)
     _check(contestants, seeds, jobs)
+    if save_models:
+        saved.check(contestants)
     references = _references(contestants, reference)
     options = dict(trainer or {})
     execution = execution or Execution()
-    retrainer = Retrainer(build_task, datamodule, budget, options, curve, execution)
+    save_to = Path(directory) if save_models else None
+    retrainer = Retrainer(build_task, datamodule, budget, options, curve, execution, force, save_to)
     common = {
         "budget": dataclasses.asdict(budget),
         # Callbacks and loggers are no plain data, and decide nothing that is compared.
@@ -92,12 +103,15 @@ def compare(
     }
     records = Records(directory, common, contestants)
     wanted = [(contestant, seed) for seed in seeds for contestant in contestants]
-    missing = [(contestant, seed) for contestant, seed in wanted if (contestant.name, seed) not in records.done]
+    missing = [(c, seed) for c, seed in wanted if not _is_done(records, c.name, seed, save_to)]
+    waiting = {(contestant.name, seed) for contestant, seed in missing}
     for contestant, seed in wanted:
-        if report is not None and (contestant.name, seed) in records.done:
+        if report is not None and (contestant.name, seed) not in waiting:
             report(records.done[contestant.name, seed])
     if missing:
         retrainer.prepare()
+        if not force:
+            check_smoothness(build_task, contestants)
     # Closed whatever happens, so that no worker outlives an interrupt.
     with contextlib.closing(_train(retrainer, missing, jobs, options)) as coming:
         for result in coming:
@@ -119,6 +133,13 @@ def compare(
     )
     comparison.save(directory)
     return comparison
+
+
+def _is_done(records: Records, name: str, seed: int, save_to: Path | None) -> bool:
+    result = records.done.get((name, seed))
+    if result is None:
+        return False
+    return save_to is None or bool(result.failure) or saved.model_file(save_to, name, seed).is_file()
 
 
 def _train(

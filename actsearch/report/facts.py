@@ -14,6 +14,7 @@ from torch import Tensor
 from actsearch.activation import Activation, second_moment_gain
 from actsearch.ops.clip import Clip
 from actsearch.report.curve import Array, Function, central_range, derivatives, finite_values, on_cpu, values
+from actsearch.swap.smoothness import smoothness_in_words, smoothness_of
 
 DEAD_SLOPE = 0.01
 ANSWERS = 20_001  # points at which the function is asked
@@ -136,7 +137,7 @@ def facts(activation: Activation | Function, inputs: Tensor | None = None) -> Fa
         minimum=_extremum(function, x, y, -1),
         maximum=_extremum(function, x, y, 1),
         lipschitz=_steepest(function, x, slope),
-        smoothness=function.genotype.smoothness if isinstance(function, Activation) else None,
+        smoothness=smoothness_of(function),
         monotone=_monotone(y),
         zeros=_zeros(function, x, y),
         gain=second_moment_gain(function),
@@ -150,15 +151,6 @@ def number(value: float) -> str:
     if math.isinf(value):
         return "∞" if value > 0 else "-∞"
     return format(value + 0.0, ".4g")
-
-
-def smoothness_in_words(k: float | None) -> str:
-    """C^k for k; see `Facts.smoothness`."""
-    if k is None:
-        return "not known"
-    if k < 0:
-        return "not continuous"
-    return "C^∞" if math.isinf(k) else f"C^{int(k)}"
 
 
 def _zeros_in_words(zeros: tuple[tuple[float, float], ...], most: int = 6) -> str:

@@ -82,6 +82,7 @@ class SearchSettings:
             a step.
         max_skipped: stop after this many steps whose loss or gradient was not finite.
         refine: local search after discretisation.
+        force: search a space, with a warm start, that is less smooth than the model needs.
     """
 
     epochs: int = 50
@@ -114,6 +115,7 @@ class SearchSettings:
     shrink_unit: Literal["epoch", "step"] = "epoch"
     max_skipped: int = 20
     refine: RefineSettings = field(default_factory=RefineSettings)
+    force: bool = False
 
     def __post_init__(self) -> None:
         _at_least("epochs", self.epochs, 1)
@@ -127,6 +129,8 @@ class SearchSettings:
                 _at_least(name, getattr(self, name), least)
         if not isinstance(self.shrink, bool):
             raise SettingsError(f"shrink must be true or false, not {self.shrink!r}")
+        if not isinstance(self.force, bool):
+            raise SettingsError(f"force must be true or false, not {self.force!r}")
         if not isinstance(self.refine, RefineSettings):
             raise SettingsError(f"refine must hold settings such as enabled or evaluations, not {self.refine!r}")
         options = self.relaxation_options

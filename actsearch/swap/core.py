@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from actsearch.activation import Activation
-from actsearch.errors import SwapError
+from actsearch.errors import SmoothnessError, SwapError
 from actsearch.genotype import Genotype
 from actsearch.swap.audit import listen
 from actsearch.swap.calls import Analysis
@@ -21,6 +21,7 @@ from actsearch.swap.find import Found, Owner, Shared, find
 from actsearch.swap.held import held_names, path_name, put
 from actsearch.swap.report import Site, SwapReport
 from actsearch.swap.rewrite import Recipe, apply, base_of, recipe_of
+from actsearch.swap.smoothness import refusal
 
 Factory = Callable[[Site], nn.Module]
 New = nn.Module | type[nn.Module] | Genotype | Factory
@@ -38,6 +39,7 @@ def swap(
     gates: bool = False,
     shared: Shared = "keep",
     example: Any = None,
+    force: bool = False,
 ) -> SwapReport:
     """Replace the activations of `model`, in place.
 
@@ -63,15 +65,20 @@ def swap(
         example: an input (tensor, tuple of arguments, dict of keyword arguments) on which the model is run once in
             evaluation mode. It finds activations that the code does not show, and sites that do not run. Gradients are
             on if one of the tensors requires them, as a model needs that computes forces.
+        force: put in activations that are known to be less smooth than the model needs; see below.
 
     An in-place activation becomes out of place, except where its result is thrown away (a statement `F.relu_(x)`):
     there it is written back. Other modules with `inplace=True` are set to False, as they may overwrite what the new
     function saved for its gradient; of a `y += x` after a site torch itself says in backward if it does.
 
+    A module says by an attribute `least_smoothness`, a whole number k, that activations in the model must be C^k, as
+    force fields do: forces are derivatives of the energy. What is known to be less smooth is then refused, unless it
+    stands there already; see `actsearch.swap.smoothness.smoothness_of`.
+
     Returns a SwapReport, which `unswap` takes.
 
-    Raises SwapError if nothing was replaced, or if the factory gives something else than a module; the model is then
-    untouched.
+    Raises SwapError if nothing was replaced, or if the factory gives something else than a module, and SmoothnessError,
+    a SwapError, for what is not smooth enough; the model is then untouched.
     """
     _check(model, shared)
     recognise = _recogniser(types)
@@ -91,6 +98,9 @@ def swap(
     for found in chosen:
         if found.key not in made:
             made[found.key] = _make(activation, found.site)
+    reason = None if force else refusal(model, [(found.site, made[found.key]) for found in chosen])
+    if reason:
+        raise SmoothnessError(f"{reason}; force=True puts it in all the same")
     report.replaced = [found.site for found in chosen]
     _install(model, chosen, made, report)
     return report

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from actsearch import models
+from actsearch.build import TaskBuilder
 from actsearch.compare import (
     Budget,
     Comparison,
@@ -29,11 +30,14 @@ from actsearch.compare import (
     Retraining,
     compare,
     contestant,
+    load_model,
     of_genotype,
+    save_model,
     standard_contestants,
 )
 from actsearch.compare.batches import SeededBatches
 from actsearch.compare.retrain import _settle
+from actsearch.compare.saved import model_file
 from actsearch.data import ImageData
 from actsearch.errors import RunError, SettingsError, TaskError, UnknownNameError
 from actsearch.genotype import Genotype
@@ -104,7 +108,8 @@ def test_contestants_of_a_seed_start_and_learn_from_the_same(digits: ImageData, 
     several = [contestant("relu"), contestant("RReLU"), contestant("beta_mul", parameters="site")]
     compare(build, digits, several, seeds=[3, 4], budget=Budget(2), directory=tmp_path, trainer=CPU)
     for seed in range(2):
-        first, *others = built[3 * seed : 3 * seed + 3]
+        # The first task of all was only looked at.
+        first, *others = built[1 + 3 * seed : 4 + 3 * seed]
         assert len(first.seen) == 10
         assert not torch.equal(first.seen[0], first.seen[5])  # another order in the next epoch
         for other in others:
@@ -112,9 +117,9 @@ def test_contestants_of_a_seed_start_and_learn_from_the_same(digits: ImageData, 
             assert all(torch.equal(first.start[name], other.start[name]) for name in first.start)
             assert all(torch.equal(a, b) for a, b in zip(first.seen, other.seen, strict=True))
             assert all(torch.equal(a, b) for a, b in zip(first.masks, other.masks, strict=True))
-    assert not torch.equal(built[0].seen[0], built[3].seen[0])
-    assert not torch.equal(built[0].start["model.1.fc1.weight"], built[3].start["model.1.fc1.weight"])
-    assert len({tuple(mask.tolist()) for mask in built[0].masks}) > 5
+    assert not torch.equal(built[1].seen[0], built[4].seen[0])
+    assert not torch.equal(built[1].start["model.1.fc1.weight"], built[4].start["model.1.fc1.weight"])
+    assert len({tuple(mask.tolist()) for mask in built[1].masks}) > 5
 
 
 class Noisy(Dataset[Tensor]):
@@ -226,16 +231,18 @@ def test_a_killed_comparison_goes_on_without_training_twice(digits: ImageData, t
         built.append(1)
         return Build()()
 
+    looks = 1  # whether all contestants are smooth enough is asked of a task of its own
+
     told: list[Retraining] = []
     cut = run(tmp_path / "cut", digits, build_task=build, report=told.append)
-    assert len(built) == 3
+    assert len(built) == looks + 3
     assert len(told) == 6
     assert values(cut) == values(whole)
     assert cut.retrainings[:3] == tuple(seen)
     assert len(records.read_text().splitlines()) == 7
     before = (tmp_path / "cut" / "comparison.csv").read_text()
     run(tmp_path / "cut", digits, build_task=build)
-    assert len(built) == 3
+    assert len(built) == looks + 3
     assert (tmp_path / "cut" / "comparison.csv").read_text() == before
 
 
@@ -584,3 +591,185 @@ def test_any_datamodule_and_loss_will_do(tmp_path: Path) -> None:
     assert not comparison.higher_is_better
     assert Comparison.load(tmp_path).to_dict() == comparison.to_dict()
     assert copy.deepcopy(comparison).verdict() == comparison.verdict()
+
+
+# -- the model's own, adapted --------------------------------------------------------------------------------------
+
+SOURCES = ["taafs:chebyshev", "laaf:site", "own"]
+
+
+def test_adapted_activations_take_part(digits: ImageData, tmp_path: Path) -> None:
+    several = [contestant(source) for source in SOURCES]
+    built, build = watched()
+    comparison = run(tmp_path, digits, build_task=build, contestants=several, seeds=[0], budget=Budget(1))
+    assert comparison.references == ("taafs:chebyshev", "laaf:site")
+    assert [row.added_parameters for row in comparison.rows] == [20, 2, 0]
+    assert {row.parameters for row in comparison.rows} == {sum(p.numel() for p in Build()().parameters())}
+    _, _, slopes, own = built
+    assert all(float(p.detach()) != 1 for name, p in slopes.named_parameters() if name.endswith(".a"))
+    assert all(torch.equal(own.start[name], slopes.start[name]) for name in own.start)  # they start from the same
+
+
+def test_slope_recovery_drives_adapted_slopes_up(digits: ImageData) -> None:
+    found = contestant("laaf:site")
+    means = []
+    for weight in (0.0, 5.0):
+        built, build = watched()
+        Retrainer(build, digits, Budget(1, slope_recovery=weight), CPU)(found, 0)
+        slopes = [p.detach() for name, p in built[0].named_parameters() if name.endswith(".a")]
+        means.append(float(torch.stack(slopes).mean()))
+    assert means[1] > means[0]
+
+
+def test_the_verb_adapts_without_any_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from actsearch import cli
+
+    monkeypatch.chdir(tmp_path)
+    options = ["--model.name", "mlp", "--model.options", "{hidden: [8]}", "--data.limit_train", "200"]
+    options += ["--seeds", "1", "--epochs", "1", "--compare.activations", "[relu]", "--trainer.threads", "1"]
+    adapt = ["--adapt", "taafs:chebyshev,laaf:site", "--adapt=laaf:channel", "--compare.channel_axis", "1"]
+    options += ["--compare.save_models", "true"]
+    assert cli.main(["transfer", "--config", "default", *adapt, *options]) == 0
+    folder = tmp_path / "runs" / "adapt" / "default"
+    comparison = Comparison.load(folder)
+    assert [row.name for row in comparison.rows] == ["taafs:chebyshev", "laaf:site", "laaf:channel", "own", "relu"]
+    assert len(list((folder / "models").iterdir())) == 5
+    assert "no random controls" in capsys.readouterr().out
+    assert cli.main(["transfer", "--adapt", "taafs:chebishev", *options]) == 2
+    assert "'chebyshev'" in capsys.readouterr().err
+    assert cli.main(["transfer", "--adapt", "relu", *options]) == 2
+    assert "unknown adaptation 'relu'" in capsys.readouterr().err
+    assert cli.main(["transfer", *options]) == 2
+    assert "sources" in capsys.readouterr().err
+
+
+# -- trained models on disk ----------------------------------------------------------------------------------------
+
+
+def by_name(data: ImageData, model: str = "mlp", **options: Any) -> TaskBuilder:
+    options = options or {"hidden": [8, 8]}
+    return TaskBuilder(data.kind, data.facts, model, options, {"lr": 0.05})
+
+
+SAVED = [
+    contestant("taafs:rbf:8"),
+    contestant("laaf:channel", channel_axis=1),
+    contestant("own"),
+    of_genotype(SearchSpace.load("grafs").random(3), "found/one", parameters="channel", channel_axis=1),
+    contestant("PReLU", gain="activation"),
+    contestant("zoo:mish", parameters="network"),
+]
+
+
+def test_saved_models_compute_what_was_tested(digits: ImageData, tmp_path: Path) -> None:
+    trained: dict[str, nn.Module] = {}
+    builder = by_name(digits)
+
+    class Kept(Retrainer):
+        def _train(self, task: Any, added: int, found: Contestant, *arguments: Any) -> Retraining:
+            trained[found.name] = task.model
+            return super()._train(task, added, found, *arguments)
+
+    digits.setup("test")
+    x = next(iter(digits.test_dataloader()))[0]
+    for found in SAVED:
+        result = Kept(builder, digits, Budget(1), CPU, save_to=tmp_path)(found, 0)
+        state = torch.get_rng_state()
+        loaded = load_model(model_file(tmp_path, found.name, 0))
+        assert torch.equal(torch.get_rng_state(), state)
+        assert not any(module.training for module in loaded.modules())
+        torch.testing.assert_close(loaded(x), trained[found.name].eval()(x), rtol=0, atol=0)
+        assert result.metrics["test_acc"] >= 0
+    assert sorted(path.name for path in (tmp_path / "models").iterdir())[0] == "PReLU-0.pt"
+    assert (tmp_path / "models" / "found_one-0.pt").is_file()
+
+
+def test_a_saved_model_can_be_trained_on(digits: ImageData, tmp_path: Path) -> None:
+    found = contestant("laaf:network")
+    Retrainer(by_name(digits), digits, Budget(1), CPU, save_to=tmp_path)(found, 0)
+    loaded = load_model(model_file(tmp_path, found.name, 0))
+    before = sum(p.numel() for p in models.mlp(64, 10, hidden=(8, 8)).parameters())
+    assert sum(p.numel() for p in loaded.parameters()) == before + 1  # still one slope for all sites
+    loaded(torch.randn(4, 1, 8, 8)).sum().backward()
+    assert all(p.grad is not None for p in loaded.parameters())
+
+
+def test_double_precision_is_kept(digits: ImageData, tmp_path: Path) -> None:
+    Retrainer(by_name(digits), digits, Budget(1), {**CPU, "precision": "64-true"}, save_to=tmp_path)(SAVED[1], 0)
+    loaded = load_model(model_file(tmp_path, SAVED[1].name, 0))
+    assert {p.dtype for p in loaded.parameters()} == {torch.float64}
+
+
+def test_models_with_buffers_are_saved(digits: ImageData, tmp_path: Path) -> None:
+    Retrainer(by_name(digits, "resnet8", width=4), digits, Budget(1), CPU, save_to=tmp_path)(SAVED[1], 0)
+    loaded = load_model(model_file(tmp_path, SAVED[1].name, 0))
+    assert any(float(b.abs().sum()) > 0 for name, b in loaded.named_buffers() if name.endswith("running_mean"))
+
+
+def test_a_comparison_keeps_its_models_and_makes_missing_ones(digits: ImageData, tmp_path: Path) -> None:
+    options = {"build_task": by_name(digits), "contestants": SEVERAL[:2], "seeds": [0]}
+    first = run(tmp_path, digits, **options)
+    assert not (tmp_path / "models").exists()
+    again = run(tmp_path, digits, **options, save_models=True)
+    files = sorted((tmp_path / "models").iterdir())
+    assert [file.name for file in files] == ["discovered-0.pt", "relu-0.pt"]
+    assert values(again) == values(first)
+    written = [file.stat().st_mtime_ns for file in files]
+    run(tmp_path, digits, **options, save_models=True)
+    assert [file.stat().st_mtime_ns for file in files] == written
+
+
+@pytest.mark.slow
+def test_worker_processes_save_their_models(digits: ImageData, tmp_path: Path) -> None:
+    run(tmp_path, digits, build_task=by_name(digits), contestants=SAVED[:2], jobs=2, save_models=True)
+    assert len(list((tmp_path / "models").iterdir())) == 4
+    assert all(load_model(path) for path in (tmp_path / "models").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"build_task": Build()}, "built by name"),
+        ({"contestants": [Contestant("mine", lambda site: nn.ReLU(), "relu")]}, "mine, which was made by hand"),
+        ({"contestants": [contestant("relu", "a:b"), contestant("gelu", "a/b")]}, "one file"),
+    ],
+)
+def test_models_that_cannot_be_described_are_refused_early(
+    change: dict[str, Any], said: str, digits: ImageData, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError, match=said):
+        run(tmp_path, digits, **{"build_task": by_name(digits), "save_models": True, **change})
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_that_hold_no_model_are_told(digits: ImageData, tmp_path: Path) -> None:
+    path = save_model(
+        tmp_path / "a.pt",
+        by_name(digits)().model,
+        {"model": "mlp", "options": {"hidden": [8, 8]}, "facts": {**digits.facts, "sample": object()}},
+        contestant("own"),
+    )
+    load_model(path)
+    content = torch.load(path, weights_only=True)
+    assert content["omitted"] == ["sample"]
+    changes: dict[str, Any] = {
+        "options": {"hidden": [9]},
+        "model": "mlpp",
+        "facts": {},
+        "contestant": {"name": "a", "origin": {"class": "Linear", "scale": 1.0}, "shared": "keep"},
+        "actsearch_model": 99,
+        "state": {},
+    }
+    for key, value in changes.items():
+        torch.save({**content, key: value}, tmp_path / "b.pt")
+        with pytest.raises(RunError, match=r"b\.pt") as error:
+            load_model(tmp_path / "b.pt")
+        assert "\n" not in str(error.value)
+    (tmp_path / "c.pt").write_text("no model")
+    torch.save([1], tmp_path / "d.pt")
+    torch.save(Build(), tmp_path / "e.pt")  # an object, whose code must not run
+    for name in "cdef":
+        with pytest.raises(RunError, match=rf"{name}\.pt"):
+            load_model(tmp_path / f"{name}.pt")

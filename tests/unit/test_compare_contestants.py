@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import json
 import math
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from actsearch.activation import Activation, second_moment_gain
 from actsearch.compare import TORCH_NAMES, Contestant, contestant, of_genotype, standard_contestants
+from actsearch.compare.contestants import from_origin
 from actsearch.compare.cost import saved_bytes
-from actsearch.errors import GenotypeError, SettingsError, UnknownNameError
+from actsearch.errors import ActsearchError, GenotypeError, SettingsError, SwapError, UnknownNameError
 from actsearch.genotype import Choice, Genotype
 from actsearch.ops import registry
+from actsearch.ops.adaptive_slope import AdaptiveSlope
 from actsearch.ops.clip import Clip
+from actsearch.ops.slope_recovery import has_slopes
 from actsearch.space import SearchSpace
 from actsearch.swap import Site, swap
+from actsearch.tasks import parameter_groups
 
 SITE = Site("act", "ReLU()")
 X = torch.linspace(-3, 3, 96).reshape(2, 3, 4, 4)
@@ -208,3 +214,162 @@ def test_a_composition_keeps_more_than_its_parts_and_nothing_is_trained() -> Non
     state = torch.get_rng_state()
     assert saved_bytes(found.make) >= saved_bytes(contestant("ReLU").make)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+# -- the model's own, as it is or adapted ---------------------------------------------------------------------------
+
+
+def own(source: str, net: nn.Module, **options: Any) -> nn.Module:
+    found = contestant(source, **options)
+    swap(net, copy.deepcopy(found.make), shared=found.shared)
+    return net
+
+
+class Reused(nn.Module):
+    """One instance serves two layers, and one function of torch is called."""
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 5), nn.Linear(5, 6), nn.Linear(6, 2)
+        self.act = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.c(self.act(self.b(self.act(self.a(x))))))
+
+
+Y = torch.linspace(-2, 2, 32).reshape(8, 4)
+SAME = ["own", "laaf:site", "laaf:site:5", "laaf:network", "laaf:channel", "taafs:rbf:residual"]
+SAME += ["taafs:fourier:6:residual"]
+
+
+@pytest.mark.parametrize("source", SAME)
+@pytest.mark.parametrize("activation", [nn.SiLU(), nn.CELU(0.1), nn.PReLU(init=0.1), nn.ReLU(inplace=True)], ids=str)
+def test_adapted_activations_start_at_what_stands_there(source: str, activation: nn.Module) -> None:
+    net = Reused(copy.deepcopy(activation))
+    before = net(Y)
+    torch.testing.assert_close(own(source, net, channel_axis=-1)(Y), before)
+
+
+@pytest.mark.parametrize("basis", ["bspline", "fourier", "chebyshev", "legendre", "hermite", "rbf"])
+def test_a_basis_starts_at_the_least_squares_fit(basis: str) -> None:
+    """Tanh is met; the bounded sum cannot follow SiLU into the tails, and is near it where most inputs are."""
+    x = torch.randn(4096, generator=torch.Generator().manual_seed(0))
+    for activation, most in ((nn.Tanh(), 1e-3), (nn.SiLU(), 0.08)):
+        made = contestant(f"taafs:{basis}").make(Site("a", "", value=activation))
+        assert float((made(x) - activation(x)).detach().square().mean().sqrt()) < most
+
+
+@pytest.mark.parametrize(
+    ("source", "added"),
+    [
+        ("own", 0),
+        ("taafs:chebyshev", 30),
+        ("taafs:bspline:7", 21),
+        ("laaf:site", 3),
+        ("laaf:network", 1),
+        ("laaf:channel", 5 + 6 + 2),
+    ],
+)
+def test_every_layer_has_parameters_of_its_own(source: str, added: int) -> None:
+    net = Reused(nn.SiLU())
+    before = sum(p.numel() for p in net.parameters())
+    own(source, net, channel_axis=-1)(Y)
+    assert sum(p.numel() for p in net.parameters()) - before == added
+
+
+def test_adapted_activations_are_trained_at_their_own_rate_and_do_not_decay() -> None:
+    for source in ("taafs:chebyshev", "laaf:site"):
+        net = own(source, Reused(nn.SiLU()), lr_factor=0.25)
+        groups = parameter_groups(net, weight_decay=0.1, lr=2.0)
+        (group,) = [group for group in groups if group.get("lr")]
+        assert (group["lr"], group["weight_decay"]) == (0.5, 0.0)
+        assert len(group["params"]) == 3
+        net(Y).square().sum().backward()
+        assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in group["params"])
+
+
+def test_slope_recovery_counts_adapted_slopes() -> None:
+    assert has_slopes(own("laaf:site", Reused(nn.SiLU())))
+    assert not has_slopes(own("taafs:rbf", Reused(nn.SiLU())))
+
+
+def test_slopes_are_put_before_an_activation_once() -> None:
+    twice = own("laaf:site", own("laaf:site", model()))
+    assert sum(isinstance(module, AdaptiveSlope) for module in twice.modules()) == 2
+    assert isinstance(twice[1].activation, nn.ReLU)  # type: ignore[index, union-attr]
+
+
+def test_kinds_names_and_identities_of_the_models_own() -> None:
+    kinds = {source: contestant(source).kind for source in ("own", "taafs:rbf", "laaf:site")}
+    assert kinds == {"own": "standard", "taafs:rbf": "adapted", "laaf:site": "adapted"}
+    assert [c.kind for c in standard_contestants(["own", "laaf:site"])] == ["standard", "adapted"]
+    sources = ["own", "taafs:rbf", "taafs:rbf:12", "taafs:rbf:residual", "laaf:site", "laaf:site:5", "laaf:network"]
+    several = [contestant(source) for source in sources] + [contestant("laaf:channel", channel_axis=a) for a in (1, -1)]
+    several.append(contestant("laaf:site", lr_factor=0.1))
+    assert [c.name for c in several[:7]] == sources
+    assert len({c.identity for c in several}) == len(several)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("taafs:chebishev", "'chebyshev'"),
+        ("taafs", "unknown basis"),
+        ("taafs:rbf:2", "at least 4"),
+        ("taafs:rbf:many", "'many' is not understood"),
+        ("taafs:rbf:8:9", "'9' is not understood"),
+        ("laaf:layer", "channel, network, site"),
+        ("laaf:site:0", "n must be"),
+        ("laaf:site:residual", "'residual' is not understood"),
+        ("laaf:channel", "channel_axis"),
+        ("tafs:chebyshev", "'taafs:chebyshev'"),
+        ("owm", "'own'"),
+    ],
+)
+def test_adaptations_that_cannot_be_are_refused(source: str, said: str) -> None:
+    with pytest.raises(ActsearchError, match=said) as error:
+        contestant(source)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_kept_for_backward_is_not_known_without_a_model() -> None:
+    for source in ("own", "taafs:rbf", "laaf:site"):
+        with pytest.raises(SwapError, match="not known what stands"):
+            saved_bytes(contestant(source).make)
+
+
+def test_contestants_of_the_models_own_can_be_sent_to_another_process() -> None:
+    site = Site("a", "", value=nn.SiLU())
+    for source in SAME:
+        found = contestant(source, channel_axis=-1)
+        sent = pickle.loads(pickle.dumps(found))
+        assert sent.identity == found.identity
+        torch.testing.assert_close(sent.make(site)(Y), found.make(site)(Y), rtol=0, atol=0)
+
+
+def test_a_slope_of_the_network_is_not_shared_between_copies() -> None:
+    make = contestant("laaf:network").make
+    first, second = copy.deepcopy(make), copy.deepcopy(make)
+    site = Site("a", "", value=nn.SiLU())
+    assert first(site).a is first(site).a
+    assert first(site).a is not second(site).a
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        contestant("beta_mul", parameters="channel", channel_axis=1),
+        contestant("gelu", gain="activation"),
+        contestant("PReLU", gain="activation"),
+        contestant("zoo:mish"),
+        contestant("own"),
+        contestant("taafs:rbf:12:residual", lr_factor=0.5),
+        contestant("laaf:channel", channel_axis=1),
+    ],
+    ids=lambda found: found.name,
+)
+def test_a_contestant_is_made_again_from_its_origin(found: Contestant) -> None:
+    again = from_origin(found.name, json.loads(json.dumps(found.origin)))
+    site = Site("a", "", value=nn.SiLU())
+    torch.testing.assert_close(again.make(site)(X), found.make(site)(X), rtol=0, atol=0)
+    assert again.origin == found.origin

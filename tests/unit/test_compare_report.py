@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from actsearch.compare import Budget, Comparison, Retraining, holm
+from actsearch.compare import Budget, Comparison, Retraining, contestant, holm
 from actsearch.compare.comparison import Entry
 from actsearch.errors import RunError, UnknownNameError
 from actsearch.report.comparison import describe, html, markdown, show_comparison, write
@@ -120,6 +120,52 @@ def test_a_random_function_made_of_gelu_is_not_gelu() -> None:
 def test_classes_of_torch_count_as_standard_ones() -> None:
     values = {"discovered": GOOD, "ReLU": BASE, "GELU": BASE, "SiLU": BASE, "random 1": BASE}
     assert made(values).missing_controls() == []
+
+
+# -- adapted ones --------------------------------------------------------------------------------------------------
+
+
+def adapted(values: Mapping[str, Sequence[float]], **changes: object) -> Comparison:
+    """With the kinds that `contestant` gives these names."""
+    kinds = {name: contestant(name).kind for name in values if ":" in name or name == "own"}
+    entries = [
+        Entry(name, contestant(name).formula, kinds.get(name, KINDS.get(name, "standard")), math.nan) for name in values
+    ]
+    references = [entry.name for entry in entries if entry.kind in ("discovered", "adapted")]
+    return made(values, **{"entries": tuple(entries), "references": tuple(references), **changes})  # type: ignore[arg-type]
+
+
+ADAPTED = {"taafs:rbf": GOOD, "laaf:site": [v - 0.001 * k for k, v in enumerate(GOOD)], "own": BASE}
+
+
+def test_adapted_ones_are_compared_with_controls_and_not_with_each_other() -> None:
+    comparison = adapted({**ADAPTED, "relu": BASE})
+    pairs = [(test.reference, test.other) for test in comparison.tests]
+    assert pairs == [(a, b) for a in ("taafs:rbf", "laaf:site") for b in ("own", "relu")]
+    values = {"zoo:mish": GOOD[::-1], **ADAPTED}
+    both = adapted(values, references=("zoo:mish", "taafs:rbf", "laaf:site"))
+    assert ("zoo:mish", "taafs:rbf") in [(test.reference, test.other) for test in both.tests]
+    assert ("taafs:rbf", "laaf:site") not in [(test.reference, test.other) for test in both.tests]
+
+
+def test_an_adapted_one_wins_against_what_it_starts_at_and_not_without_it() -> None:
+    comparison = adapted(ADAPTED)
+    assert "taafs:rbf is significantly better than own" in comparison.summary()
+    assert comparison.missing_controls() == []
+    assert any("No random functions" in note for note in comparison.notes())
+    without = adapted({"taafs:rbf": GOOD, "relu": BASE})
+    assert "significantly better" not in without.verdict()
+    assert "own (the model's own activations); no winner is named without own" in without.summary()
+    assert Comparison.from_dict(comparison.to_dict()).verdict() == comparison.verdict()
+
+
+def test_added_parameters_are_shown_relative_to_the_model() -> None:
+    comparison = adapted(ADAPTED)
+    counted = [dataclasses.replace(r, parameters=1400) for r in comparison.retrainings]
+    table = markdown(dataclasses.replace(comparison, retrainings=tuple(counted)))
+    assert "| +7 (+0.5 %) |" in table
+    assert "| +14 (+1 %) |" in table
+    assert "| +7 |" in markdown(comparison)  # results from before the count
 
 
 def test_losses_are_better_when_lower() -> None:
