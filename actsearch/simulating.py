@@ -139,7 +139,7 @@ def read_structure(structure: str, data_root: str | None = None) -> Any:
     path = Path(structure)
     if path.is_file():
         try:
-            atoms = read(path, index=0)
+            atoms: Any = read(path, index=0)
         except Exception as error:  # readers of ase fail in many ways
             raise DataError(f"ase cannot read {structure}: {type(error).__name__}: {error}") from error
         return Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)

@@ -28,16 +28,17 @@ def calculator(model: ForceField) -> Any:
         raise MissingPackageError("ase", "forcefield", "a calculator") from None
 
     class ForceFieldCalculator(Calculator):
-        implemented_properties = ("energy", "free_energy", "forces", "stress")
+        implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012, the base class says so
 
         def calculate(
             self, atoms: Any = None, properties: Any = ("energy",), system_changes: Any = all_changes
         ) -> None:
             super().calculate(atoms, properties, system_changes)
+            atoms = self.atoms
             stress = "stress" in properties
-            if stress and self.atoms.cell.rank < 3:
+            if stress and atoms.cell.rank < 3:
                 raise PropertyNotImplementedError("stress needs a cell of three vectors")
-            batch = batch_like(model, self.atoms)
+            batch = batch_like(model, atoms)
             model.check(batch)
             with torch.no_grad():
                 found = model(batch, forces=True, stress=stress)
@@ -65,10 +66,8 @@ def batch_like(model: ForceField, atoms: Any) -> FrameBatch:
     like = next(model.parameters(), torch.empty(0))
     batch = batch_of([frame], model.cutoff).to(like.device)
     # Anew from float64: the batch has torch's default dtype, whatever the model's.
-    kind = {"dtype": like.dtype, "device": like.device}
-    return dataclasses.replace(
-        batch, positions=torch.as_tensor(frame.positions, **kind), cell=torch.as_tensor(frame.cell, **kind)[None]
-    )
+    positions, cell = (torch.as_tensor(x).to(like.device, like.dtype) for x in (frame.positions, frame.cell))
+    return dataclasses.replace(batch, positions=positions, cell=cell[None])
 
 
 def _array(tensor: torch.Tensor | None) -> Any:

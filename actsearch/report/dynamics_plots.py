@@ -82,8 +82,8 @@ def _draw_drifts(axes: Axes, simulated: Mapping[str, Simulated]) -> None:
             )  # fmt: skip
     axes.set_xscale("log")
     axes.set_yscale("log")
-    steps = sorted({t.time_step for one in simulated.values() for t in one.trajectories})
-    axes.set_xticks(steps, [f"{step:g}" for step in steps])
+    ticks = sorted({t.time_step for one in simulated.values() for t in one.trajectories})
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.set_xlabel("time step (fs)")
     axes.set_ylabel("|drift| (meV/atom/ps)")
