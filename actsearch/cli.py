@@ -8,7 +8,7 @@ import sys
 from argparse import SUPPRESS
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from actsearch import __version__, options
 from actsearch.config import SearchConfig, TransferConfig
@@ -271,6 +271,57 @@ def bench(arguments: Arguments) -> None:
     )
 
 
+def md(arguments: Arguments) -> None:
+    """Molecular dynamics with trained force fields: energy drift, temperature, g(r)."""
+    parser = options.make_parser(
+        "actsearch md MODEL ... STRUCTURE [--time-steps FS,…] [--time PS | --steps N] [--temperature K] "
+        "[--equilibrate PS] [--supercell N,N,N] [--out DIR] [--seed N] [--data-root DIR] [--double]",
+        "Runs at constant energy with each time step from the same start, and tells how the total energy drifts and "
+        "fluctuates, the temperature and, of periodic systems, g(r): numbers in md.json, a figure in md.png, and "
+        "trajectory.extxyz of the shortest time step. Several models are compared in one table and figure.",
+    )
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        metavar="MODEL ... STRUCTURE",
+        help="files of trained force fields; then a structure that ase reads, or the name of a data set of frames",
+    )
+    parser.add_argument("--time-steps", type=str, default="0.25,0.5,1.0", help="fs, with commas between")
+    parser.add_argument("--time", type=float | None, help="ps of each trajectory; default: 1")
+    parser.add_argument("--steps", type=int | None, help="instead: steps of the longest time step")
+    parser.add_argument("--temperature", type=float, default=300.0, help="K, of the first velocities")
+    parser.add_argument("--equilibrate", type=float, default=0.0, help="ps of Langevin dynamics at first")
+    parser.add_argument("--supercell", type=str, default="1,1,1", help="copies of the cell along its vectors")
+    parser.add_argument("--out", metavar="DIR", type=str | None, help="default: runs/md/DATE")
+    parser.add_argument("--seed", type=int, default=0, help="of velocities and thermostat")
+    parser.add_argument("--data-root", metavar="DIR", type=str | None, help="folder of the data set")
+    parser.add_argument("--double", action="store_true", help="compute in float64: rounding adds nothing to the drift")
+    given = options.parse(parser, arguments)
+    if len(given.paths) < 2:
+        raise SettingsError("say `md MODEL STRUCTURE`: a file of a trained force field, and a structure")
+    from actsearch import simulating
+
+    settings = simulating.Simulation(
+        time_steps=_numbers("time-steps", given.time_steps, float),
+        time=given.time,
+        steps=given.steps,
+        temperature=given.temperature,
+        equilibrate=given.equilibrate,
+        supercell=_numbers("supercell", given.supercell, int),
+        seed=given.seed,
+        double=given.double,
+    )
+    *models, structure = given.paths
+    simulating.md(models, structure, settings, given.out and Path(given.out), given.data_root)
+
+
+def _numbers(option: str, listed: str, kind: type) -> list[Any]:
+    try:
+        return [kind(number) for number in listed.split(",")]
+    except ValueError:
+        raise SettingsError(f"--{option} takes numbers with commas between, not {listed!r}") from None
+
+
 def _names(listed: str) -> list[str]:
     return [name.strip() for name in listed.split(",") if name.strip()]
 
@@ -283,6 +334,7 @@ VERBS: dict[str, Callable[[Arguments], None]] = {
     "export": export,
     "zoo": zoo,
     "bench": bench,
+    "md": md,
 }
 
 

@@ -59,7 +59,7 @@ class EvaluatorError(ActsearchError, RuntimeError):
 
 
 class NonFiniteError(ActsearchError, ArithmeticError):
-    """Losses stayed NaN or infinite for longer than the search is allowed to skip."""
+    """Losses stayed NaN or infinite for longer than a search may skip; or energies or forces of atoms are."""
 
 
 class MissingPackageError(ActsearchError, ImportError):

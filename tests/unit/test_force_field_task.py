@@ -15,9 +15,10 @@ from torch.utils.data import DataLoader
 
 import actsearch
 from actsearch import tasks
+from actsearch.cell.mixed import MixedCell
 from actsearch.compare import Budget, compare, contestant
 from actsearch.config import TrainingConfig
-from actsearch.errors import DataError, SettingsError, TaskError
+from actsearch.errors import DataError, EvaluatorError, SettingsError, TaskError
 from actsearch.forcefield.frames import Frame, FrameBatch, batch_of, collate
 from actsearch.forcefield.potential import ForceField, sum_by_frame
 from actsearch.search.bilevel import BilevelSearch
@@ -408,7 +409,8 @@ def test_both_levels_of_a_search_see_the_same_weights_of_the_loss(
         return original(self, batch, index, level)
 
     monkeypatch.setattr(BilevelSearch, "_loss", loss)
-    task = task_of(lr=1e-2, schedule="exponential", final_lr=1e-4, interval="step")
+    monkeypatch.setattr("actsearch.tasks.force_field.EMAWeightAveraging", None)  # a search has no moving average
+    task = task_of(ema=0.9, lr=1e-2, schedule="exponential", final_lr=1e-4, interval="step")
     actsearch.search(
         task, Frames(frames(16), batch_size=4), space="smooth_c2", run_root=tmp_path, trainer=ON_CPU,
         observers=[], callbacks=[], epochs=2, evaluator="dense", shrink=False,
@@ -417,3 +419,23 @@ def test_both_levels_of_a_search_see_the_same_weights_of_the_loss(
     rates = 0.01 ** (np.arange(n) / n)
     assert seen["arch"] == seen["train"]
     np.testing.assert_allclose(seen["train"], 1 - rates + 0.02 * rates, rtol=1e-9)
+
+
+@pytest.mark.parametrize("keeps_input", [True, False])
+def test_forces_through_a_table_have_the_gradients_of_the_dense_cell_or_none(keeps_input: bool) -> None:
+    batch, found = batch_of(frames(12), CUTOFF), {}
+    for evaluator in ("dense", "table"):
+        task = task_of(energy_weight=(0.0, 0.0), force_weight=(1.0, 1.0))
+        cell = MixedCell("smooth_c2", relaxation="softmax", evaluator=evaluator)
+        cell.evaluator.keeps_input = keeps_input
+        task.model.act = cell.add_site("act")
+        cell.resample()
+        if evaluator == "table" and not keeps_input:
+            with pytest.raises(EvaluatorError, match="second derivative"):
+                task.training_step(batch)
+            return
+        wanted = [*cell.alpha.values(), task.model.fc1.weight]
+        found[evaluator] = torch.autograd.grad(task.training_step(batch), wanted)
+    for dense, table in zip(found["dense"], found["table"], strict=True):
+        assert dense.abs().max() > 0
+        torch.testing.assert_close(table, dense, rtol=1e-3, atol=1e-4 * float(dense.abs().max()))
