@@ -139,8 +139,12 @@ def retrain_all(
     contestants: Sequence[Contestant],
     directory: Path,
     quiet: bool = False,
+    reference: str = DISCOVERED,
 ) -> Comparison:
-    """Retrain every contestant for every seed, write all results to `directory`, and show the table."""
+    """Retrain every contestant for every seed, write all results to `directory`, and show the table.
+
+    `reference`: see `compare`.
+    """
     if settings.epochs is None:
         raise SettingsError("a transfer needs its length: set compare.epochs")
     seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
@@ -175,6 +179,7 @@ def retrain_all(
         execution=Execution(**config.trainer.execution()),
         report=report,
         jobs=settings.jobs,
+        reference=reference,
         context=_context(config, settings),
         force=settings.force,
         save_models=settings.save_models,
