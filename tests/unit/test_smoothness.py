@@ -10,6 +10,7 @@ from typing import Any
 
 import actsearch._torchvision  # noqa: F401
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -17,12 +18,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from actsearch import api
+from actsearch import api, models
 from actsearch.activation import Activation
 from actsearch.cell.mixed import MixedCell
-from actsearch.compare import TORCH_NAMES, Budget, Retrainer, check_smoothness, compare, contestant, of_genotype
+from actsearch.compare import (
+    TORCH_NAMES,
+    Budget,
+    Retrainer,
+    check_smoothness,
+    compare,
+    contestant,
+    load_model,
+    of_genotype,
+    save_model,
+)
 from actsearch.errors import SmoothnessError, SwapError
-from actsearch.forcefield.frames import FrameBatch
+from actsearch.forcefield.frames import Frame, FrameBatch, batch_of
 from actsearch.forcefield.potential import ForceField
 from actsearch.genotype import Genotype
 from actsearch.ops.adaptive_slope import AdaptiveSlope
@@ -213,6 +224,60 @@ def test_what_a_library_chose_itself_stays_and_can_be_adapted() -> None:
         swap(Pairs(nn.CELU(0.1)), lambda site: nn.CELU(0.1))
     with pytest.raises(SmoothnessError):  # nor another of its class
         swap(Pairs(nn.CELU(0.1)), lambda site: nn.CELU(1.0))
+
+
+# -- in a force field ----------------------------------------------------------------------------------------------
+
+
+def frames() -> FrameBatch:
+    pytest.importorskip("vesin")
+    positions = np.array([[0.0, 0, 0], [1.9, 0, 0], [0.3, 2.1, 0.2]])
+    return batch_of([Frame(np.array([29, 29, 29]), positions)], 4.0)
+
+
+@pytest.mark.parametrize(
+    "source", ["taafs:chebyshev", "taafs:bspline", "taafs:rbf:residual", "laaf:site", "laaf:channel"]
+)
+def test_training_on_forces_moves_what_is_adapted(source: str) -> None:
+    torch.manual_seed(0)
+    model = Pairs(nn.CELU(0.5))
+    found = contestant(source, channel_axis=-1)
+    batch = frames()
+    swap(model, copy.deepcopy(found.make), shared=found.shared)
+    forces = model(batch).forces
+    assert forces is not None
+    forces.square().sum().backward()
+    trained = [p for name, p in model.named_parameters() if name.endswith((".a", ".coefficients"))]
+    assert len(trained) == 2
+    assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in trained)
+
+
+def test_a_force_field_is_saved_without_its_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pairs(
+        elements: tuple[int, ...], cutoff: float, references: dict[int, float], sample: FrameBatch | None = None
+    ) -> Pairs:
+        model = Pairs(nn.CELU(0.5))
+        model.register_buffer("scale", torch.tensor(1.0 if sample is None else 7.0))
+        return model
+
+    monkeypatch.setitem(models._BUILDERS, "pairs", pairs)
+    monkeypatch.setitem(models._FACTS, "frames", ("elements", "cutoff", "references", "sample"))
+    facts = {
+        "elements": (np.int64(29),),
+        "cutoff": np.float64(4.0),
+        "references": {np.int64(29): np.float32(-1.5)},
+        "sample": frames(),
+    }
+    model = models.build("pairs", facts)
+    found = contestant("laaf:channel", channel_axis=-1)
+    swap(model, copy.deepcopy(found.make), shared=found.shared)
+    before = model(frames())
+    path = save_model(tmp_path / "m.pt", model, {"model": "pairs", "options": {}, "facts": facts}, found)
+    loaded = load_model(path)
+    assert float(loaded.scale) == 7.0
+    after = loaded(frames())
+    assert torch.equal(after.energy, before.energy)
+    assert torch.equal(after.forces, before.forces)
 
 
 # -- comparisons and searches --------------------------------------------------------------------------------------
