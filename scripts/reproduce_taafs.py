@@ -44,6 +44,7 @@ ARCHITECTURES = {
     "chgnet": "chgnet_molybdenum",
 }
 SEARCH = "deep_potential_water"
+RANDOM_OF = "smooth_c2"
 METRICS = {"test_energy_rmse": "energy RMSE, meV/atom", "test_force_rmse": "force RMSE, meV/Å"}
 
 
@@ -74,7 +75,7 @@ def searched(space: str, data: str | None, out: Path) -> Path:
 def contestants(
     functions: dict[str, Path], settings: RetrainConfig, bases: Sequence[str], residual: Sequence[str], random: int
 ) -> list[Contestant]:
-    """All columns of one architecture; random functions are of the first space."""
+    """All columns of one architecture."""
     adapted = [*(f"taafs:{name}" for name in bases), *(f"taafs:{name}:residual" for name in residual)]
     common: dict[str, Any] = {"channel_axis": -1, "lr_factor": settings.lr_factor}
     declared = {**common, "parameters": settings.parameters}
@@ -82,7 +83,7 @@ def contestants(
         contestant(OWN),
         *(contestant(name, **common) for name in [*adapted, "laaf:site", "laaf:channel"]),
         *(contestant(file, f"searched in {space}", **declared) for space, file in functions.items()),
-        *standard_contestants([], SearchSpace.load(next(iter(functions))), random, **declared),
+        *standard_contestants([], SearchSpace.load(RANDOM_OF), random, **declared),
     ]
 
 
@@ -151,7 +152,7 @@ def reproduce(
         spaces: of the searches.
         seeds: number of seeds; default: as configured.
         epochs: of a retraining; default: as configured for each architecture.
-        random: number of random functions of the first space.
+        random: number of random functions of smooth_c2.
         data: folder that holds the sets.
         jobs: retrainings at the same time, each a process with one thread.
         out: folder of all results.

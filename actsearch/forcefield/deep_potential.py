@@ -198,9 +198,6 @@ class DeepPotential(ForceField):
         self.deviation.copy_(torch.where(slots[:, None] > 0, deviation, 0.1))
 
 
-deep_potential = DeepPotential
-
-
 class Network(nn.Module):
     """Layers act(fc(x)) that add their input where they are as wide as it, or twice as wide (then it stands twice).
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from actsearch.errors import SettingsError
-from actsearch.forcefield.deep_potential import DeepPotential, deep_potential
+from actsearch.forcefield.deep_potential import DeepPotential
 from actsearch.forcefield.frames import Frame, FrameBatch, batch_of
 from actsearch.forcefield.from_deepmd import from_deepmd
 from actsearch.swap import swap, unswap
@@ -151,7 +151,7 @@ def test_statistics_of_a_sample_are_those_of_deepmd_kit(one_side: bool, water: l
     descriptor = model.atomic_model.descriptor
     descriptor.compute_input_stats([system])
     sample: FrameBatch = batch_of(water, CUTOFF)
-    ours = deep_potential((8, 1), CUTOFF, None, sample, sel=(24, 40), type_one_side=one_side)
+    ours = DeepPotential((8, 1), CUTOFF, None, sample, sel=(24, 40), type_one_side=one_side)
     assert torch.allclose(ours.mean, descriptor.sea.mean[:, 0, 0], rtol=1e-9)
     assert torch.allclose(ours.deviation, descriptor.sea.stddev[:, 0, :2], rtol=1e-9)
     assert_same(model, water[0])
@@ -178,7 +178,7 @@ def test_weights_start_with_the_same_spread() -> None:
         },
         "fitting_net": {"neuron": [240, 240, 240]},
     }
-    assert spread(deep_potential((8, 1), CUTOFF)) == pytest.approx(spread(deepmd_model.get_model(config)), rel=0.05)
+    assert spread(DeepPotential((8, 1), CUTOFF)) == pytest.approx(spread(deepmd_model.get_model(config)), rel=0.05)
 
 
 @pytest.mark.parametrize(

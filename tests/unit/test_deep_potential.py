@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from actsearch.errors import SettingsError
-from actsearch.forcefield.deep_potential import DeepPotential, deep_potential, environment, switch
+from actsearch.forcefield.deep_potential import DeepPotential, environment, switch
 from actsearch.forcefield.frames import Frame, FrameBatch, batch_of
 from actsearch.ops.basis_activation import BasisActivation
 from actsearch.swap import swap
@@ -47,7 +47,7 @@ def crystal(seed: int = 0) -> Frame:
 def small(sample: FrameBatch | None = None, **options: Any) -> DeepPotential:
     """A small network with statistics of a sample, and weights that matter."""
     sample = sample or batch_of([molecule(1), crystal(2)], CUTOFF)
-    return deep_potential((1, 8), CUTOFF, REFERENCES, sample, **{**SMALL, **options})
+    return DeepPotential((1, 8), CUTOFF, REFERENCES, sample, **{**SMALL, **options})
 
 
 def energies(model: DeepPotential, frames: Sequence[Frame]) -> Tensor:
@@ -328,7 +328,7 @@ def test_sel_is_from_the_sample_with_a_margin_and_is_a_constant() -> None:
 
 
 def test_an_element_that_the_sample_lacks_gets_the_default_statistics() -> None:
-    model = deep_potential((1, 6, 8), CUTOFF, None, batch_of([molecule()], CUTOFF), **SMALL)
+    model = DeepPotential((1, 6, 8), CUTOFF, None, batch_of([molecule()], CUTOFF), **SMALL)
     assert model.mean[1] == 0
     assert model.deviation[1].tolist() == [0.1, 0.1]
     assert torch.isfinite(energies(model, [Frame(np.array([6, 1]), np.array([[0.0, 0, 0], [1.1, 0, 0]]))])).all()
@@ -338,7 +338,7 @@ def test_an_element_that_the_sample_lacks_gets_the_default_statistics() -> None:
 def test_a_state_loads_into_a_model_made_without_a_sample(one_side: bool) -> None:
     model = small(type_one_side=one_side)
     torch.manual_seed(1)
-    other = deep_potential((1, 8), CUTOFF, type_one_side=one_side, **SMALL)
+    other = DeepPotential((1, 8), CUTOFF, type_one_side=one_side, **SMALL)
     frames = [crystal(), molecule()]
     assert not torch.allclose(energies(other, frames), energies(model, frames))
     other.load_state_dict(model.state_dict())
@@ -346,7 +346,7 @@ def test_a_state_loads_into_a_model_made_without_a_sample(one_side: bool) -> Non
 
 
 def test_weights_start_as_in_deepmd_kit() -> None:
-    model = deep_potential((1, 8), 6.0, embedding=(25, 50, 100), fitting=(240, 240, 240))
+    model = DeepPotential((1, 8), 6.0, embedding=(25, 50, 100), fitting=(240, 240, 240))
     layer = model.fitting["O"].fc1
     assert layer.weight.shape == (240, 1600)
     assert layer.weight.std().item() == pytest.approx((240 + 1600) ** -0.5, rel=0.01)

@@ -31,6 +31,8 @@ def _facts(name: str, kind: str) -> dict[str, Any]:
         return {"vocab_size": 100, "context": 32}
     if kind == "pinn":
         return {"domain": ((-1.0, 1.0), (0.0, 1.0)), "problem": Burgers()}
+    if kind == "force_field":
+        return {"elements": (1, 6, 8), "cutoff": 6.0, "references": {1: -13.6}, "sample": None}
     side = SIDES.get(name, 32)
     return {"num_classes": 10, "in_channels": 3, "image_size": side, "in_features": 3 * side**2}
 
