@@ -166,7 +166,7 @@ def reproduce(
     for name in architectures:
         config = read(TransferConfig, ARCHITECTURES[name], data)
         prepare(config.trainer)
-        given = {"seeds": seeds, "epochs": epochs, "jobs": jobs}
+        given = {"seeds": seeds, "epochs": epochs, "jobs": jobs, "save_models": True}
         config.compare = dataclasses.replace(config.compare, **{k: v for k, v in given.items() if v is not None})
         who = contestants(functions, config.compare, bases, residual, random)
         comparisons[name] = retrain_all(config, config.compare, build(config), who, folder / name, reference=OWN)
