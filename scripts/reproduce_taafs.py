@@ -45,6 +45,7 @@ ARCHITECTURES = {
 }
 SEARCH = "deep_potential_water"
 RANDOM_OF = "smooth_c2"
+OUTLIER, LINEAR = 200, 50  # %, of the picture
 METRICS = {"test_energy_rmse": "energy RMSE, meV/atom", "test_force_rmse": "force RMSE, meV/Å"}
 
 
@@ -124,6 +125,10 @@ def draw(comparisons: dict[str, Comparison]) -> Figure:
             axis.plot(change, [place] * len(change), "o", ms=4, color="tab:blue", alpha=0.6)
             axis.plot(np.nanmean(change), place, "|", ms=14, mew=2, color="black")
         axis.axvline(0, color="gray", lw=1)
+        # One that did not learn would press all others into a line.
+        if max(abs(end) for end in axis.get_xlim()) > OUTLIER:
+            axis.set_xscale("symlog", linthresh=LINEAR)
+            axis.xaxis.set_major_formatter("{x:g}")
         axis.set_yticks(range(len(rows)), [row.name for row in rows])
         axis.set(title=name, xlabel="force RMSE to own activation, %")
         axis.grid(axis="x", alpha=0.3)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from actsearch.forcefield.dynamics import Drift, RadialDistribution, Trajectory
 from actsearch.report.comparison_plots import DASHES, OTHERS, _plain_style, _short
@@ -42,25 +44,18 @@ def draw_dynamics(simulated: Mapping[str, Simulated]) -> Figure:
 
 
 def _draw_series(axes: Axes, simulated: Mapping[str, Simulated], what: str) -> None:
-    for colour, (name, one) in zip(_colours(len(simulated)), simulated.items(), strict=True):
+    styles = _Styles(len(simulated))
+    for which, one in enumerate(simulated.values()):
         for k, trajectory in enumerate(one.trajectories):
             every = max(1, len(trajectory.times) // POINTS)
             values = getattr(trajectory, what)
             values = 1000 * (values - values[0]) if what == "total" else values
-            label = f"{trajectory.time_step:g} fs"
-            label = label if len(simulated) == 1 else f"{_short(name)}, {label}"
-            axes.plot(
-                trajectory.times[::every],
-                values[::every],
-                color=colour if len(simulated) > 1 else OTHERS[k % len(OTHERS)],
-                linestyle=DASHES[k % len(DASHES)] if len(simulated) > 1 else "-",
-                linewidth=1.0,
-                label=label,
-            )
+            axes.plot(trajectory.times[::every], values[::every], linewidth=1.0, **styles(which, k))
     axes.set_xlabel("time (ps)")
     axes.set_ylabel("total energy - start (meV/atom)" if what == "total" else "temperature (K)")
     if what == "total":
-        axes.legend(frameon=False, fontsize=8)
+        steps = max((one.trajectories for one in simulated.values()), key=len)
+        styles.legend(axes, [f"{trajectory.time_step:g} fs" for trajectory in steps])
 
 
 def _draw_drifts(axes: Axes, simulated: Mapping[str, Simulated]) -> None:
@@ -93,26 +88,41 @@ def _draw_drifts(axes: Axes, simulated: Mapping[str, Simulated]) -> None:
 
 
 def _draw_radial(axes: Axes, simulated: Mapping[str, Simulated]) -> None:
-    alone = len(simulated) == 1
-    for colour, (name, one) in zip(_colours(len(simulated)), simulated.items(), strict=True):
-        for k, (pair, g) in enumerate(one.radial.pairs.items() if one.radial is not None else ()):
-            assert one.radial is not None
-            axes.plot(
-                one.radial.r,
-                g,
-                color=OTHERS[k % len(OTHERS)] if alone else colour,
-                linestyle="-" if alone else DASHES[k % len(DASHES)],
-                linewidth=1.4,
-                label=pair if alone else f"{_short(name)}, {pair}",
-            )
+    styles = _Styles(len(simulated))
+    radial = [(which, one.radial) for which, one in enumerate(simulated.values()) if one.radial is not None]
+    pairs = list(dict.fromkeys(pair for _, one in radial for pair in one.pairs))
+    for which, one in radial:
+        for pair, g in one.pairs.items():
+            axes.plot(one.r, g, linewidth=1.4, **styles(which, pairs.index(pair)))
     axes.axhline(1.0, color=GREY, linewidth=0.8, zorder=1)
-    radial = [one.radial for one in simulated.values() if one.radial is not None]
     # The peak of a bond would hide the rest.
-    beyond = [float(g[one.r > BONDS].max(initial=0.0)) for one in radial for g in one.pairs.values()]
+    beyond = [float(g[one.r > BONDS].max(initial=0.0)) for _, one in radial for g in one.pairs.values()]
     axes.set_ylim(0, 1.1 * max(2.0, *beyond))
     axes.set_xlabel("r (Å)")
     axes.set_ylabel("g(r)")
-    axes.legend(frameon=False, fontsize=8)
+    styles.legend(axes, pairs)
+
+
+class _Styles:
+    """Of curves that have a force field and one thing more, a time step or a pair of elements.
+
+    The second has colours where there is one force field; colours are for force fields and dashes for the second where
+    there are several, and then the legend names the second only.
+    """
+
+    def __init__(self, n: int) -> None:
+        self.alone = n == 1
+        self.colours = _colours(n)
+
+    def __call__(self, which: int, k: int) -> dict[str, Any]:
+        if self.alone:
+            return {"color": OTHERS[k % len(OTHERS)], "linestyle": "-"}
+        return {"color": self.colours[which], "linestyle": DASHES[k % len(DASHES)]}
+
+    def legend(self, axes: Axes, labels: Sequence[str]) -> None:
+        styles = [self(0, k) if self.alone else {**self(0, k), "color": DARK} for k in range(len(labels))]
+        handles = [Line2D([], [], linewidth=1.4, label=label, **style) for label, style in zip(labels, styles, strict=True)]
+        axes.legend(handles=handles, frameon=False, fontsize=8)
 
 
 def _colours(n: int) -> list[str]:

@@ -116,20 +116,19 @@ def test_elu_is_once_differentiable_for_alpha_1_only() -> None:
 @pytest.mark.parametrize(
     ("function", "k"),
     [
-        (F.relu, 0),
-        (torch.relu_, 0),
-        (torch.Tensor.tanh, math.inf),
-        (F.logsigmoid, math.inf),
-        (F.elu, 1),
-        (functools.partial(F.elu, alpha=2.0), 0),
-        (functools.partial(F.gelu, approximate="tanh"), math.inf),
-        (torch.celu_, 1),
-        (Function(F.elu, (2.0,)), 0),
-        (Function(F.leaky_relu, (0.2,)), 0),
-        (Function(F.silu), math.inf),
-        (lambda x: x.relu(), None),
+        pytest.param(F.relu, 0, id="relu"),
+        pytest.param(torch.relu_, 0, id="relu_"),
+        pytest.param(torch.Tensor.tanh, math.inf, id="Tensor.tanh"),
+        pytest.param(F.logsigmoid, math.inf, id="logsigmoid"),
+        pytest.param(F.elu, 1, id="elu"),
+        pytest.param(functools.partial(F.elu, alpha=2.0), 0, id="partial of elu, alpha=2"),
+        pytest.param(functools.partial(F.gelu, approximate="tanh"), math.inf, id="partial of gelu"),
+        pytest.param(torch.celu_, 1, id="celu_"),
+        pytest.param(Function(F.elu, (2.0,)), 0, id="Function of elu, alpha=2"),
+        pytest.param(Function(F.leaky_relu, (0.2,)), 0, id="Function of leaky_relu"),
+        pytest.param(Function(F.silu), math.inf, id="Function of silu"),
+        pytest.param(lambda x: x.relu(), None, id="lambda"),
     ],
-    ids=str,
 )
 def test_functions_are_known_by_name(function: object, k: float | None) -> None:
     assert smoothness_of(function) == k
