@@ -32,6 +32,7 @@ from actsearch.report.dynamics_plots import Simulated, draw_dynamics
 from actsearch.report.plots import save
 
 STORED = 2_000  # points of a series in md.json
+HOT = 3.0  # times the temperature asked for; a structure that relaxes warms by less
 
 
 @dataclass(frozen=True)
@@ -198,6 +199,12 @@ def _simulate(model: ForceField, atoms: Any, settings: Simulation, name: str) ->
     for step in steps:
         trajectories.append(constant_energy(start, calc, step, settings.duration))
         say(f"{name}: {len(trajectories[-1].times) - 1} steps of {step:g} fs")
+        last = trajectories[-1].last_temperature
+        if last > HOT * settings.temperature:
+            say(
+                f"{name} does not hold this structure together: it ends at {last:.0f} K, and its drift says little; "
+                "train it longer or on more frames"
+            )
     radial = radial_distribution(trajectories[0].frames) if atoms.pbc.all() else None
     return Simulated(trajectories, [drift(t.times, t.total) for t in trajectories], radial)
 
@@ -244,6 +251,7 @@ def _numbers(one: Simulated) -> dict[str, Any]:
                 "fluctuation": found.fluctuation,
                 "temperature_mean": float(trajectory.temperature.mean()),
                 "temperature_sd": float(trajectory.temperature.std()),
+                "temperature_last": trajectory.last_temperature,
                 "centre_speed": trajectory.centre_speed,
                 "seconds": trajectory.seconds,
                 "series": {

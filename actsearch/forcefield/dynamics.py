@@ -54,6 +54,11 @@ class Trajectory:
     frames: list[Any] = field(default_factory=list)
     seconds: float = math.nan
 
+    @property
+    def last_temperature(self) -> float:
+        """Mean of the last tenth, K."""
+        return float(self.temperature[-max(1, len(self.temperature) // 10) :].mean())
+
 
 @dataclass(frozen=True)
 class Drift:

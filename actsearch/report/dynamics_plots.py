@@ -120,8 +120,10 @@ class _Styles:
         return {"color": self.colours[which], "linestyle": DASHES[k % len(DASHES)]}
 
     def legend(self, axes: Axes, labels: Sequence[str]) -> None:
-        styles = [self(0, k) if self.alone else {**self(0, k), "color": DARK} for k in range(len(labels))]
-        handles = [Line2D([], [], linewidth=1.4, label=label, **style) for label, style in zip(labels, styles, strict=True)]
+        handles = []
+        for k, label in enumerate(labels):
+            style = self(0, k) if self.alone else {**self(0, k), "color": DARK}
+            handles.append(Line2D([], [], linewidth=1.4, label=label, **style))
         axes.legend(handles=handles, frameon=False, fontsize=8)
 
 

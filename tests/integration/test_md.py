@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from actsearch.cli import main
+from actsearch.compare import saved
 from actsearch.forcefield.frames import FrameBatch
 from actsearch.forcefield.potential import ForceField, sum_by_frame
 
@@ -21,14 +20,15 @@ pytest.importorskip("vesin")
 
 
 class Spring(ForceField):
-    """A harmonic bond of 1 Å, or nothing that is a number."""
+    """A harmonic bond, or nothing that is a number."""
 
-    def __init__(self, strength: float) -> None:
-        super().__init__((1, 8), 3.0)
+    def __init__(self, strength: float, length: float = 1.0) -> None:
+        super().__init__((1, 8), 6.0)
         self.strength = nn.Parameter(torch.tensor(strength, dtype=torch.float64))
+        self.length = length
 
     def interaction(self, batch: FrameBatch, vectors: Tensor) -> Tensor:
-        pairs = 0.25 * self.strength * (vectors.norm(dim=1) - 1) ** 2
+        pairs = 0.25 * self.strength * (vectors.norm(dim=1) - self.length) ** 2
         return sum_by_frame(pairs.new_zeros(len(batch.frame)).index_add(0, batch.centre, pairs), batch)
 
 
@@ -38,12 +38,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     models: dict[str, nn.Module] = {
         "soft.pt": Spring(5.0),
         "stiff.pt": Spring(20.0),
+        "wrong.pt": Spring(1.0, 2.5),
         "broken.pt": Spring(float("nan")),
         "image.pt": nn.Linear(1, 1),
     }
-    saved = types.ModuleType("actsearch.compare.saved")
-    saved.load_model = lambda path: models[Path(path).name]  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "actsearch.compare.saved", saved)
+    monkeypatch.setattr(saved, "load_model", lambda path: models[Path(path).name])
     monkeypatch.chdir(tmp_path)
     ase.Atoms("OH", [[0, 0, 0], [1.05, 0, 0]]).write("bond.xyz")
     ase.Atoms("OC", [[0, 0, 0], [1.05, 0, 0]]).write("carbon.xyz")
@@ -81,3 +80,11 @@ def test_what_cannot_be_simulated_is_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_structure_that_falls_apart_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for model, hot in (("soft", False), ("wrong", True)):
+        assert main(["md", f"{model}.pt", "bond.xyz", "--time-steps", "0.1", "--steps=40", "--out", model]) == 0
+        assert ("does not hold this structure together" in capsys.readouterr().out.replace("\n", " ")) == hot
+        (run,) = json.loads((folder / model / "md.json").read_text())["models"][model]["runs"]
+        assert (run["temperature_last"] > 900) == hot
