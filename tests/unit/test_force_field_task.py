@@ -413,7 +413,7 @@ def test_both_levels_of_a_search_see_the_same_weights_of_the_loss(
     task = task_of(ema=0.9, lr=1e-2, schedule="exponential", final_lr=1e-4, interval="step")
     actsearch.search(
         task, Frames(frames(16), batch_size=4), space="smooth_c2", run_root=tmp_path, trainer=ON_CPU,
-        observers=[], callbacks=[], epochs=2, evaluator="dense", shrink=False,
+        observers=[], callbacks=[], warm="tanh", epochs=2, evaluator="dense", shrink=False,
     )  # fmt: skip
     n = len(seen["train"])
     rates = 0.01 ** (np.arange(n) / n)
