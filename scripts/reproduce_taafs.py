@@ -128,7 +128,9 @@ def draw(comparisons: dict[str, Comparison]) -> Figure:
         # One that did not learn would press all others into a line.
         if max(abs(end) for end in axis.get_xlim()) > OUTLIER:
             axis.set_xscale("symlog", linthresh=LINEAR)
-            axis.xaxis.set_major_formatter("{x:g}")
+            ticks = [tick for tick in (-LINEAR, 0, LINEAR, 10 * LINEAR, 100 * LINEAR) if tick < axis.get_xlim()[1]]
+            axis.set_xticks(ticks, [f"{tick}" for tick in ticks])
+            axis.minorticks_off()
         axis.set_yticks(range(len(rows)), [row.name for row in rows])
         axis.set(title=name, xlabel="force RMSE to own activation, %")
         axis.grid(axis="x", alpha=0.3)
