@@ -252,6 +252,7 @@ class Claim:
                 sampler=make_sampler(plan.sampler, mix_seed(plan.seed, self.slot)),
                 pruner=self._queue.pruner,
             )
+            study.get_trials(deepcopy=False)  # it must have met the trial
             self._trial = Trial(study, self._trial_id)
             self._trial.set_user_attr(WORKER, f"{socket.gethostname()}:{os.getpid()}")
             self.values = {key: one.suggest(self._trial) for key, one in plan.parameters.items()}
