@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import multiprocessing
-import os
 import shutil
 import signal
 import sys
@@ -24,6 +23,7 @@ import optuna
 import pytorch_lightning as pl
 import torch
 import yaml
+from optuna.exceptions import StorageInternalError
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from actsearch import api, options
@@ -178,7 +178,7 @@ def tune(work: Work, workers: int) -> Results:
         f"study {work.name}: {queue.n_finished} of {queue.size} trials done, {work.plan.direction} {work.plan.metric}\n"
         f"storage      {place}"
     )
-    with stoppable(lambda: "what is done is kept: give the same command again"):
+    with stoppable(lambda: "what is done is kept: give the same command again"), _sigterm_raised():
         if workers == 1:
             _work(work, queue)
         else:
@@ -199,12 +199,17 @@ def _work(work: Work, queue: TrialQueue) -> None:
     def stop() -> bool:
         return time.monotonic() >= end or (parent is not None and not parent.is_alive())
 
-    for claim in queue.claims(stop):
-        started = time.monotonic()
-        with claim, contextlib.suppress(TakenOver):
-            said = _run(work, claim)
-            seconds = time.monotonic() - started
-            say(f"  trial {claim.number}: {said}, {seconds:.1f} s ({queue.n_finished} of {queue.size} done)")
+    prepare(work.config({}).trainer)
+    try:
+        for claim in queue.claims(stop):
+            started = time.monotonic()
+            with claim, contextlib.suppress(TakenOver):
+                said = _run(work, claim)
+                seconds = time.monotonic() - started
+                say(f"  trial {claim.number}: {said}, {seconds:.1f} s ({queue.n_finished} of {queue.size} done)")
+    except StorageInternalError as error:
+        reason = " ".join(str(error.__cause__ or error).split())[:300]
+        raise RunError(f"the study's storage cannot be reached: {reason}") from None
 
 
 def _run(work: Work, claim: Claim) -> str:
@@ -243,7 +248,6 @@ def _folder(work: Work, claim: Claim) -> Path:
 
 def _objective(work: Work, claim: Claim) -> tuple[float, dict[str, Any]]:
     config = work.config(claim.values)
-    prepare(config.trainer)
     if isinstance(config, SearchConfig):
         return _searched(work, config, claim)
     return _retrained(work, config, claim)
@@ -345,26 +349,25 @@ def _supervise(work: Work, queue: TrialQueue, workers: int) -> None:
     """Start local workers and wait for them. One that dies is not replaced: the others take over its trial."""
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=_child, args=(work,)) for _ in range(workers)]
-    with _sigterm_raised():
-        try:
-            for process in processes:
-                process.start()
-            running = {process.sentinel: process for process in processes}
-            while running:
-                for sentinel in wait(list(running)):
-                    process = running.pop(sentinel)  # type: ignore[arg-type]
-                    process.join()
-                    if process.exitcode:
-                        say(f"  a worker ended with exit code {process.exitcode}; {len(running)} go on")
-        finally:
-            _end(processes)
+    try:
+        for process in processes:
+            process.start()
+        running = {process.sentinel: process for process in processes}
+        while running:
+            for sentinel in wait(list(running)):
+                process = running.pop(sentinel)  # type: ignore[arg-type]
+                process.join()
+                if process.exitcode:
+                    say(f"  a worker ended with exit code {process.exitcode}; {len(running)} go on")
+    finally:
+        _end(processes)
     if work.timeout is None and queue.n_finished < queue.size:
         raise RunError("every worker ended before the study was complete; see above, and give the same command again")
 
 
 @contextlib.contextmanager
 def _sigterm_raised() -> Iterator[None]:
-    """Within it SIGTERM raises, so that workers are not left behind."""
+    """Within it SIGTERM raises, so that trials are put back and workers are not left behind."""
 
     def handler(number: int, frame: Any) -> None:
         raise SIGTERMException
@@ -406,8 +409,7 @@ def _child(work: Work) -> None:
         except Exception:
             traceback.print_exc()
             code = 1
-    sys.stdout.flush()
-    os._exit(code) if code else None
+    sys.exit(code)
 
 
 # -- what came of it -----------------------------------------------------------------------------------------------

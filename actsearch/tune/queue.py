@@ -172,10 +172,10 @@ class TrialQueue:
         """
         while not stop():
             slots = self.slots()
-            self._take_over(slots)
+            _patiently(partial(self._take_over, slots))
             if len(slots) >= self.size and all(slot.finished for slot in slots.values()):
                 return
-            claim = self._claim(slots)
+            claim = _patiently(partial(self._claim, slots))
             if claim is None:
                 time.sleep(self._poll)
             else:

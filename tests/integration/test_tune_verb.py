@@ -117,6 +117,7 @@ def test_a_retraining_is_tuned_on_held_out_data(folder: Path, capsys: pytest.Cap
     assert error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_search_is_tuned_by_two_local_workers(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     config = write(folder / "mine.yaml", SEARCH)
     assert (
@@ -206,7 +207,7 @@ def running(queue: TrialQueue, worker: subprocess.Popen[bytes]) -> FrozenTrial |
 
 def kill_in_the_middle(queue: TrialQueue, worker: subprocess.Popen[bytes]) -> int:
     """Kill a worker while it runs a trial; the number of that."""
-    end = time.monotonic() + 100
+    end = time.monotonic() + 300
     while time.monotonic() < end:
         assert worker.poll() is None
         if running(queue, worker) is not None:
@@ -224,7 +225,7 @@ def kill_in_the_middle(queue: TrialQueue, worker: subprocess.Popen[bytes]) -> in
 
 def check_workers(storage: str, folder: Path) -> None:
     """Forty trials by four workers, of which two are killed: none is lost, and none done twice."""
-    # Signs of life each second would be enough on a quiet machine.
+    # Signs of life rare enough for a busy machine, whose threads wait long for their turn.
     content = {**RETRAINING, "trials": TRIALS, "heartbeat": 2.5, "pruner": "median"}
     config = write(folder / "mine.yaml", content)
     workers = start_workers(config, storage, folder)
@@ -232,7 +233,7 @@ def check_workers(storage: str, folder: Path) -> None:
         plan = Plan.load(config)
         queue = Work(plan, "mine", storage=storage).queue()
         killed = [kill_in_the_middle(queue, worker) for worker in workers[:KILLED]]
-        codes = [worker.wait(timeout=170) for worker in workers]
+        codes = [worker.wait(timeout=500) for worker in workers]
     finally:
         for worker in workers:
             worker.kill()
@@ -258,16 +259,19 @@ def check_workers(storage: str, folder: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_workers_killed_on_a_journal_lose_nothing_and_do_nothing_twice(tmp_path: Path) -> None:
     check_workers(f"journal:{tmp_path / 'study'}", tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_workers_killed_on_sqlite_lose_nothing_and_do_nothing_twice(tmp_path: Path) -> None:
     check_workers(str(tmp_path / "study.db"), tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_workers_killed_on_postgresql_lose_nothing_and_do_nothing_twice(postgresql: str, tmp_path: Path) -> None:
     check_workers(postgresql, tmp_path)
 
