@@ -9,6 +9,7 @@ all workers see it so, and the other is never run.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
@@ -28,7 +29,7 @@ from actsearch.tune.lease import BEAT, Beat, Watch
 from actsearch.tune.plan import Plan
 
 # Attributes of trials, and of the study.
-SLOT, REASON, SURPLUS, RETURNED, WORKER = "slot", "reason", "surplus", "returned", "worker"
+SLOT, REASON, SURPLUS, RETURNED, WORKER, VALUES = "slot", "reason", "surplus", "returned", "worker", "values"
 IDENTITY, SIZE = "plan", "trials"
 RETRIES = 3  # of a trial whose worker died; then it counts as failed
 LONGEST_WAIT = 2.0  # seconds between two looks at the queue
@@ -100,7 +101,7 @@ class TrialQueue:
         self._poll = min(LONGEST_WAIT, plan.heartbeat)
         self._beats = Watch(plan.grace)
         self._gaps = Watch(plan.grace)
-        wanted = {**plan.identity(), "settings": dict(settings)}
+        wanted = json.loads(json.dumps({**plan.identity(), "settings": settings}))  # as it will be read again
         try:
             self.study = optuna.create_study(storage=storage, study_name=name, directions=[plan.direction])
             self.study.set_user_attr(IDENTITY, wanted)
@@ -207,7 +208,7 @@ class TrialQueue:
                     self._fail_and_retry(trial.number)
             # Whoever failed its last trial died before it put in another.
             if not slot.live and not slot.finished and self._gaps.is_still(slot.number, len(slot.attempts)):
-                self._retry(slot.attempts[-1])
+                self._retry(next((t for t in reversed(slot.attempts) if is_lost(t)), slot.attempts[-1]))
 
     def _fail_and_retry(self, number: int) -> None:
         trial_id = self.storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
@@ -223,7 +224,8 @@ class TrialQueue:
         slot = self.slots()[number]
         if slot.live or slot.finished is not None:
             return
-        self.study.enqueue_trial(trial.params, user_attrs={SLOT: number, "retry_of": trial.number})
+        values = {**trial.user_attrs.get(VALUES, {}), **trial.params}  # it may have died before it drew any
+        self.study.enqueue_trial(values, user_attrs={SLOT: number, "retry_of": trial.number, VALUES: values})
 
 
 class Claim:
