@@ -405,6 +405,17 @@ def test_a_trial_that_kills_every_worker_counts_as_failed_in_the_end(place: Plac
     assert Results.of(queue).best is None
 
 
+def test_values_outlive_a_worker_that_dies_before_it_draws_them(place: Place) -> None:
+    queue = join(place, trials=1)
+    with take(queue) as claim:
+        values = claim.values
+    take(queue)  # the retry: taken, and never begun
+    with take(queue) as again:
+        assert again.values == values
+        again.complete(1.0)
+    assert queue.n_finished == 1
+
+
 def test_a_trial_that_fails_by_itself_is_not_run_again(place: Place) -> None:
     queue = join(place, trials=2)
     with take(queue) as claim:
