@@ -13,6 +13,7 @@ from typing import Any, Literal
 from actsearch import __version__, options
 from actsearch.config import SearchConfig, TransferConfig
 from actsearch.errors import ActsearchError, RunError, SettingsError, UnknownNameError
+from actsearch.files import named_files
 
 Arguments = Sequence[str]
 OWN_OF_RESUME = ("--run.", "--trainer.")
@@ -157,6 +158,55 @@ def _of_run(arguments: Arguments) -> TransferConfig | None:
     searched, _ = options.read_config(reader, [f"--config={_config_of(source)}"], SearchConfig)
     searched.space = str(Path(source, "space.yaml"))
     return searched.transferred()
+
+
+def tune(arguments: Arguments) -> None:
+    """Tune the settings of a search or of a retraining, by any number of workers."""
+    parser = options.make_parser(
+        "actsearch tune [--config NAME|FILE] [--trials N] [--timeout SECONDS] [--workers K] [--storage STORAGE] "
+        "[--name NAME] [--threads N] [--KEY VALUE ...]",
+        "Find good values of hyper-parameters: a study of trials, each a search or a retraining that is measured on "
+        "held-out training data, and ended early if it falls behind. The same command goes on with a study, and joins "
+        "it from other terminals and machines that reach its storage; a trial whose worker dies is run again. Any "
+        "setting of the search or transfer that is not tuned can be overridden, as --data.root DIR. Results are in "
+        "runs/tune/NAME; best.yaml is for --config of search or transfer.",
+    )
+    settings, others = options.dotted(arguments)
+    parser.add_argument(
+        "--config",
+        metavar="NAME|FILE",
+        type=str,
+        default="default",
+        help=f"what is tuned: one of {', '.join(named_files('configs/tune'))}, or a YAML file; default: default",
+    )
+    parser.add_argument("--trials", type=int | None, help="of the whole study; default: as in the configuration")
+    parser.add_argument("--timeout", metavar="SECONDS", type=float | None, help="begin no trial after so many")
+    parser.add_argument("--workers", metavar="K", type=int, default=1, help="processes on this machine")
+    parser.add_argument(
+        "--storage",
+        type=str | None,
+        help="default: study.db in the folder of results; journal:PATH or a file *.log, on a disk that all workers "
+        "share; a file *.db of SQLite, for the workers of one machine; or postgresql://USER:PASSWORD@HOST/DATABASE",
+    )
+    parser.add_argument("--name", type=str | None, help="of the study and its folder; default: of the configuration")
+    parser.add_argument("--threads", metavar="N", type=int | None, help="CPU threads of a worker; of several: 1")
+    given = options.parse(parser, others)
+    from actsearch.tune.plan import Plan
+
+    plan = Plan.load(given.config)
+    name = given.name or Path(given.config).stem
+    from actsearch import tuning
+
+    work = tuning.Work(
+        plan,
+        name,
+        overrides=tuple(settings),
+        storage=given.storage,
+        trials=given.trials,
+        timeout=given.timeout,
+        threads=given.threads,
+    )
+    tuning.tune(work, given.workers)
 
 
 def export(arguments: Arguments) -> None:
@@ -331,6 +381,7 @@ VERBS: dict[str, Callable[[Arguments], None]] = {
     "spaces": spaces,
     "show": show,
     "transfer": transfer,
+    "tune": tune,
     "export": export,
     "zoo": zoo,
     "bench": bench,

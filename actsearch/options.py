@@ -111,6 +111,22 @@ def taken(option: str, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return values, others
 
 
+def dotted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The options with a dot in their name, each as one --KEY=VALUE, and the other arguments. Raises SettingsError."""
+    found, others = [], []
+    waiting = iter(arguments)
+    for argument in waiting:
+        name, equals, _ = argument.partition("=")
+        if not re.fullmatch(r"--\w+(\.\w+)+", name):
+            others.append(argument)
+            continue
+        value = "" if equals else next(waiting, "--")
+        if value.startswith("--"):
+            raise SettingsError(f"{name} needs a value")
+        found.append(argument if equals else f"{name}={value}")
+    return found, others
+
+
 def check_keys(content: Mapping[str, Any], file: Path | str, cls: type) -> None:
     """Raise UnknownNameError, with near matches, for a key that no setting of the configuration `cls` has."""
     known = set(keys(cls))
@@ -122,6 +138,14 @@ def check_keys(content: Mapping[str, Any], file: Path | str, cls: type) -> None:
             section = key.rpartition(".")[0]
             siblings = [k for k in known | holders if k.rpartition(".")[0] == section]
             raise UnknownNameError(f"key in {file}:", key, siblings)
+
+
+def check_key(key: str, cls: type) -> None:
+    """Raise UnknownNameError for a dotted key that the configuration `cls` lacks; a mapping takes any further ones."""
+    known = list(keys(cls))
+    mappings = [name for name in known if isinstance(_value(cls(), name), dict)]
+    if key not in known and not any(key.startswith(f"{name}.") for name in mappings):
+        raise UnknownNameError(f"setting of a {cls.__name__.removesuffix('Config').lower()}", key, known)
 
 
 def keys(cls: type, prefix: str = "") -> Iterator[str]:

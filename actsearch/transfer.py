@@ -49,7 +49,7 @@ def transfer(
     prepare(config.trainer)
     if not sources and not adapt:
         raise SettingsError("nothing to transfer: name a run, a genotype file or zoo:NAME, or give --adapt")
-    settings = _with_channel_axis(config)
+    settings = with_channel_axis(config)
     runs = [RunDirectory.open(source) for source in sources if Path(source).is_dir()]
     found = [as_discovered(source, settings, alone=len(sources) == 1) for source in sources]
     adapted = [_as_adapted(source, settings) for source in dict.fromkeys(adapt) if source != OWN]
@@ -93,7 +93,7 @@ def _as_adapted(source: str, settings: RetrainConfig) -> Contestant:
     return contestant(source, channel_axis=settings.channel_axis, lr_factor=settings.lr_factor)
 
 
-def _with_channel_axis(config: TransferConfig) -> RetrainConfig:
+def with_channel_axis(config: TransferConfig) -> RetrainConfig:
     """With the axis that holds the channels of tokens, points and atoms; in images it depends on the model."""
     kind = next((kind for kind, readers in KINDS.items() if config.data.name in readers), "images")
     if config.compare.channel_axis is not None or kind == "images":

@@ -13,11 +13,14 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+import yaml
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from actsearch import cli
 from actsearch.config import SearchConfig
+from actsearch.tune import Plan
+from actsearch.tuning import Work
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -48,6 +51,20 @@ def test_search_and_transfer_commands_of_the_readme_are_understood(
     arguments = shlex.split(command.partition("actsearch")[2])
     assert cli.main([*arguments, "--print_config"]) == 0
     assert "epochs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("actsearch tune")])
+def test_tune_commands_of_the_readme_name_shipped_plans(command: str) -> None:
+    arguments = shlex.split(command)
+    known = ("--config", "--trials", "--workers", "--storage")
+    assert {argument for argument in arguments if argument.startswith("--")} <= set(known)
+    name = arguments[arguments.index("--config") + 1] if "--config" in arguments else "default"
+    assert Plan.load(name).trials > 1
+
+
+def test_the_plan_of_the_readme_can_be_tuned() -> None:
+    (text,) = [text for kind, text in BLOCKS if kind == "yaml" and "parameters:" in text]
+    assert Work(Plan.from_dict(yaml.safe_load(text)), "readme").check()
 
 
 def test_local_links_of_the_readme_exist() -> None:

@@ -28,7 +28,7 @@ FLOORS = [
     {"config", "options", "build"},
     {"api", "bench"},
     {"process"},
-    {"session", "transfer", "viewing", "carrying", "benching", "simulating"},
+    {"session", "transfer", "tuning", "viewing", "carrying", "benching", "simulating"},
     {"cli", "__main__"},
 ]
 LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}

@@ -17,6 +17,8 @@ from actsearch.space import SearchSpace
 from actsearch.tasks import Classification, OptimSettings
 from actsearch.tasks.build import OWN
 from actsearch.transfer import controls
+from actsearch.tune import Plan
+from actsearch.tuning import Work
 
 ROOT = Path(__file__).parent.parent.parent
 FILES = sorted([*ROOT.glob("configs/**/*.yaml"), *ROOT.glob("search_spaces/*.yaml")])
@@ -48,6 +50,11 @@ def _config(*arguments: str, cls: type = SearchConfig) -> Any:
 def test_shipped_file_is_valid(path: Path) -> None:
     if path.parent.name == "search_spaces":
         assert SearchSpace.load(path).size > 1
+        return
+    if path.parent.name == "tune":
+        plan = Plan.load(path)
+        assert plan.trials >= 10
+        assert Work(plan, path.stem).check()
         return
     config = _config("--config", str(path), cls=SearchConfig if path.parent.name == "search" else TransferConfig)
     assert controls(config.compare, SearchSpace.load(config.space or "grafs"))
