@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import os
 import sys
 from argparse import SUPPRESS
@@ -13,9 +15,12 @@ from typing import Any, Literal
 from actsearch import __version__, options
 from actsearch.config import SearchConfig, TransferConfig
 from actsearch.errors import ActsearchError, RunError, SettingsError, UnknownNameError
+from actsearch.files import check_end
 
 Arguments = Sequence[str]
 OWN_OF_RESUME = ("--run.", "--trainer.")
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}  # of a disk that cannot be written
+LONGEST = 1000  # characters of an error
 
 
 def search(arguments: Arguments) -> None:
@@ -62,6 +67,7 @@ def _config_of(run: str) -> Path:
     for file in ("config.yaml", "space.yaml"):
         if not Path(run, file).is_file():
             raise RunError(f"{run} is not a run: it has no {file}; give a folder such as runs/NAME/DATE")
+        check_end(Path(run, file))
     return Path(run, "config.yaml")
 
 
@@ -357,16 +363,36 @@ def main(arguments: Arguments | None = None) -> int:
     """Run a verb; returns the exit code: 0, 2 for what the user can mend, 130 for Ctrl-C."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _dispatch(arguments)
+        code = _dispatch(arguments)
+        sys.stdout.flush()  # not at the exit, where nobody hears that the disk is full
+        return code
     except ActsearchError as error:
-        print(f"actsearch: {' '.join(str(error).split())}", file=sys.stderr)
+        _tell(str(error))
         return error.exit_code
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence(sys.stdout)
         return 0
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        _silence(sys.stdout)  # if it is our output that cannot be written, it is not tried again
+        _tell(f"cannot write {error.filename or 'the output'}: {error.strerror}")
+        return 2
     except KeyboardInterrupt:
         print("\nactsearch: interrupted", file=sys.stderr)
         return 130
+
+
+def _tell(message: str) -> None:
+    """An error in one line that fits on a screen."""
+    line = " ".join(message.split())
+    with contextlib.suppress(OSError):
+        print(f"actsearch: {line if len(line) <= LONGEST else line[: LONGEST - 1] + '…'}", file=sys.stderr)
+
+
+def _silence(stream: Any) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _dispatch(arguments: list[str]) -> int:
