@@ -321,6 +321,25 @@ def md(arguments: Arguments) -> None:
     simulating.md(models, structure, settings, given.out and Path(given.out), given.data_root)
 
 
+def doctor(arguments: Arguments) -> None:
+    """Versions, devices, compiler, data and disk: what is there, what is not, and what to do."""
+    parser = options.make_parser(
+        "actsearch doctor [--data.root DIR] [--run.root DIR] [--no-compile] [--json]",
+        "Looks at versions, devices, the compiler, data and disk. Each line is ok, a warning or an error, with what to "
+        "do about it. Ends with 1 if there is an error.",
+    )
+    parser.add_argument("--data.root", metavar="DIR", type=str | None, help="folder of the data that should be there")
+    parser.add_argument("--run.root", metavar="DIR", type=str, default="runs", help="folder that runs are written to")
+    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile, which takes some seconds")
+    parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
+    given = options.parse(parser, arguments)
+    from actsearch import doctor
+
+    root = given.data.root and Path(given.data.root)
+    if not doctor.doctor(root, Path(given.run.root), not given.no_compile, given.json):
+        raise SystemExit(1)
+
+
 def _numbers(option: str, listed: str, kind: type) -> list[Any]:
     try:
         return [kind(number) for number in listed.split(",")]
@@ -341,6 +360,7 @@ VERBS: dict[str, Callable[[Arguments], None]] = {
     "zoo": zoo,
     "bench": bench,
     "md": md,
+    "doctor": doctor,
 }
 
 
@@ -360,7 +380,7 @@ def _overview() -> str:
 
 
 def main(arguments: Arguments | None = None) -> int:
-    """Run a verb; returns the exit code: 0, 2 for what the user can mend, 130 for Ctrl-C."""
+    """Run a verb; returns the exit code: 0, 1 of a doctor, 2 for what the user can mend, 130 for Ctrl-C."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = _dispatch(arguments)

@@ -28,7 +28,7 @@ FLOORS = [
     {"config", "options", "build"},
     {"api", "bench"},
     {"process"},
-    {"session", "transfer", "viewing", "carrying", "benching", "simulating"},
+    {"session", "transfer", "viewing", "carrying", "benching", "simulating", "doctor"},
     {"cli", "__main__"},
 ]
 LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}
