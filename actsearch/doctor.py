@@ -294,15 +294,22 @@ def compiler() -> Iterator[Finding]:
     if done.returncode == 0:
         yield Finding("compiler", "ok", f"torch.compile works ({_cxx() or 'its compiler is not in PATH'})")
         return
-    lines = [line for line in done.stderr.splitlines() if re.search(r"(Error|error|not found)", line)]
-    reason = " ".join((lines or done.stderr.splitlines() or ["it ended without a word"])[-1].split())
-    yield Finding("compiler", "warning", f"torch.compile fails: {reason[:300]}", _INSTALL)
+    yield Finding("compiler", "warning", f"torch.compile fails: {_reason(done.stderr)}", _INSTALL)
 
 
 _INSTALL = (
     "searches run without, but slower: install a C++ compiler with OpenMP and the headers of Python (on Debian: g++ "
     "and python3-dev), or set CXX"
 )
+
+
+def _reason(output: str) -> str:
+    """The telling line of what a failed compilation wrote: the compiler's own error, else Python's, else the last."""
+    lines = [" ".join(line.split()) for line in output.splitlines() if line.strip()]
+    for telling in (r"\berror: ", r"^[\w.]+(Error|Exception|Compiler): ", ""):
+        if found := [line for line in lines if re.search(telling, line)]:
+            return found[-1][:300]
+    return "it ended without a word"
 
 
 def _cxx() -> str | None:

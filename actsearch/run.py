@@ -162,7 +162,8 @@ class RunDirectory:
             kept = [
                 line for line in lines[1:] if line.split(",", 1)[0].isdigit() and int(line.split(",", 1)[0]) <= epoch
             ]
-            write_text(table, "\n".join([*lines[:1], *kept]) + "\n")
+            whole = lines[0].startswith("epoch,")  # else nobody can tell what its columns are
+            write_text(table, "".join(f"{line}\n" for line in (lines[0], *kept)) if whole else "")
 
     def record(self, snapshot: Snapshot) -> None:
         """Add an epoch to genotypes.jsonl and metrics.csv."""

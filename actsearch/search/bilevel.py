@@ -114,6 +114,7 @@ class BilevelSearch(pl.LightningModule):
         self._settled_at: tuple[tuple[int, ...], bool] | None = None
         self._takes_index = len(inspect.signature(task.training_step).parameters) > 1
         self._seconds = 0.0
+        self._schedulers_loaded: int | None = None
         self.started = False  # whether all that a checkpoint holds is restored
 
     def _check_disjoint(self) -> None:
@@ -471,7 +472,7 @@ class BilevelSearch(pl.LightningModule):
     def on_train_start(self) -> None:
         if self.deferred is None:
             self.deferred = self.device.type == "cuda"
-        self._check_optimizers()
+        self._check_restored()
         self._make_gates()
         self._begin_epoch()  # a search that is resumed within an epoch is not told that it starts
         self._n_steps = int(self.steps)
@@ -490,15 +491,21 @@ class BilevelSearch(pl.LightningModule):
         self._usable = {level: flag.to(self.device) for level, flag in self._usable.items()}
         self.started = True
 
-    def _check_optimizers(self) -> None:
-        """Raises RunError if the state of an optimiser, as it was loaded, does not fit its parameters."""
+    def _check_restored(self) -> None:
+        """Raises RunError if what was loaded does not fit: the trainer itself takes what is there, and is silent."""
+        done, n = int(self.epochs_done), len(self.trainer.lr_scheduler_configs)
+        if self._schedulers_loaded not in (None, n) or done - self.current_epoch not in (0, 1):
+            raise RunError(
+                f"the checkpoint is not whole: it is of {done} epochs, and the trainer stands at {self.current_epoch}; "
+                f"it holds {self._schedulers_loaded} schedulers of {n}; delete it, or start the run again"
+            )
         for name, optimizer in self._named_optimizers().items():
             for p, state in optimizer.state.items():
                 for key in _LIKE_PARAMETER:
                     if isinstance(state.get(key), Tensor) and state[key].shape != p.shape:
                         raise RunError(
                             f"the checkpoint's state of the optimizer of {name} does not fit: {key} is of shape "
-                            f"{tuple(state[key].shape)}, not {tuple(p.shape)}; start the run again"
+                            f"{tuple(state[key].shape)}, not {tuple(p.shape)}; delete it, or start the run again"
                         )
 
     def on_train_epoch_start(self) -> None:
@@ -655,6 +662,9 @@ class BilevelSearch(pl.LightningModule):
             if shape != tensor.shape:
                 got = "no tensor" if shape is None else f"of shape {tuple(shape)}"
                 return f"does not fit this search: {name!r} is {got} there, of shape {tuple(tensor.shape)} here"
+        n = sum(map(bool, (self.weights, self.alphas, self._with_alpha, self._with_weights)))
+        if len(checkpoint["optimizer_states"]) != n:
+            return f"does not fit this search: it holds {len(checkpoint['optimizer_states'])} optimizers, not {n}"
         return ""
 
     def _conditions(self) -> dict[str, Any]:
@@ -673,6 +683,7 @@ class BilevelSearch(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["actsearch"]
+        self._schedulers_loaded = len(checkpoint["lr_schedulers"])
         self._pending_gradients = dict(state["gradients"])
         self._averages.load(state["sums"])
         self._seconds = float(state["seconds"])

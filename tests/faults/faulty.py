@@ -60,6 +60,7 @@ def loader(dataset: Any = None, workers: int = 0) -> DataLoader[Any]:
 
 def search(root: Path, resume: Path | None = None, data: Any = None, **options: Any) -> actsearch.SearchResult:
     """A search of three epochs, in a fraction of a second."""
+    task = options.pop("task", None) or Small()
     chosen: dict[str, Any] = {
         "space": "tiny",
         "run_root": root,
@@ -74,7 +75,7 @@ def search(root: Path, resume: Path | None = None, data: Any = None, **options: 
         "refine": {"evaluations": 6},
         **options,
     }
-    return actsearch.search(options.pop("task", None) or Small(), data or loader(), **chosen)
+    return actsearch.search(task, data or loader(), **chosen)
 
 
 def only_run(root: Path) -> Path:
@@ -89,7 +90,7 @@ def state(run: Path) -> dict[str, Any]:
 
 def assert_same_bits(run: Path, reference: Path) -> None:
     """Both ended with the same weights, α, optimisers, schedules, genotype and records."""
-    for key in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step"):
+    for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
         assert same(state(run)[key], state(reference)[key]), key
     assert Genotype.load(run / "genotype.json") == Genotype.load(reference / "genotype.json")
     texts = [(path / "genotype.json").read_text().replace(path.name, "") for path in (run, reference)]
@@ -127,10 +128,10 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
         path, writes = arguments[0], True
     else:
         return
-    if writes and isinstance(path, str | os.PathLike) and wanted in os.path.basename(os.fspath(path)):
+    if writes and not isinstance(path, int) and wanted in os.path.basename(os.fsdecode(path)):
         _full["hits"] += 1
         if _full["hits"] > _full["skip"]:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fsdecode(path))
 
 
 @contextmanager

@@ -189,6 +189,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "weights of another shape": changed(resize),
     "weights of another name": changed(rename),
     "weights that are no tensors": changed(lambda content: content["state_dict"].update({alpha_of(content): 3})),
+    "one optimiser less": changed(lambda content: content["optimizer_states"].pop()),
     "renamed from another epoch": changed(other_epoch),
     "of other settings": changed(other_setting),
     "of another space": changed(other_space),
@@ -226,7 +227,7 @@ def of_gradients(content: dict[str, Any]) -> None:
 
 INSIDE: dict[str, Callable[[dict[str, Any]], object]] = {
     "an optimiser's state of another shape": of_optimizer,
-    "a missing optimiser": lambda content: content["optimizer_states"].pop(),
+    "a missing schedule": lambda content: content["lr_schedulers"].clear(),
     "an optimiser that is none": lambda content: content["optimizer_states"].__setitem__(0, {"state": 3}),
     "loops without a position": lambda content: content["loops"].update(fit_loop={}),
     "gradients of another shape": of_gradients,
@@ -502,7 +503,7 @@ def test_an_example_that_is_not_finite_costs_steps_and_no_more(value: float, tar
 
 def test_data_that_is_nowhere_finite_stops_with_where_and_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteError, match=r"max_skipped.*input of site.*look at the data") as caught:
-        search(tmp_path, data=poisoned(float("nan"), slice(None)))
+        search(tmp_path, data=poisoned(float("nan"), slice(None)), max_skipped=3)
     one_line(caught)
 
 
