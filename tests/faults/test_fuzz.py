@@ -1,7 +1,8 @@
-"""Mutated genotypes, spaces and configurations: read, or refused by an ActsearchError, and no code of theirs runs."""
+"""Mutated genotypes, spaces, configurations and formulas are read, or refused by an ActsearchError; no code is run."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import random
@@ -25,6 +26,7 @@ from actsearch.config import SearchConfig, TransferConfig
 from actsearch.errors import ActsearchError
 from actsearch.files import named_files
 from actsearch.genotype import Genotype
+from actsearch.ops.formula import to_torch
 from actsearch.space import SearchSpace
 from actsearch.zoo import _FOLDER
 
@@ -228,7 +230,15 @@ def check_config(rng: random.Random, folder: Path) -> None:
     check(CONFIGS[cls], yaml.safe_load, dumped, read, use, rng)
 
 
+def check_formula(rng: random.Random, folder: Path) -> None:
+    text = mutated_text(rng.choice(FORMULAS), rng)
+    x = torch.linspace(-3, 3, 7)
+    with contextlib.suppress(ActsearchError):
+        assert isinstance(to_torch(text)(x), torch.Tensor)
+
+
 GENOTYPES = genotypes()
+FORMULAS = [Genotype.from_json(text).formula for text in GENOTYPES]
 SPACES = spaces()
 CONFIGS: dict[Any, list[str]] = {SearchConfig: configs("search"), TransferConfig: configs("transfer")}
 PARSERS: dict[Any, Any] = {}
@@ -236,7 +246,7 @@ for _cls in CONFIGS:
     PARSERS[_cls] = options.make_parser("")
     options.add_config(PARSERS[_cls], _cls)
 
-KINDS = {"genotype": check_genotype, "space": check_space, "config": check_config}
+KINDS = {"genotype": check_genotype, "space": check_space, "config": check_config, "formula": check_formula}
 
 
 def fuzz(kind: str, examples: int, folder: Path) -> None:
@@ -256,7 +266,7 @@ def fuzz(kind: str, examples: int, folder: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_mutations_are_read_or_refused_in_one_line(kind: str, tmp_path: Path) -> None:
-    fuzz(kind, {"genotype": 150, "space": 60, "config": 60}[kind], tmp_path)
+    fuzz(kind, {"genotype": 150, "space": 60, "config": 60, "formula": 200}[kind], tmp_path)
 
 
 @pytest.mark.slow
