@@ -108,13 +108,15 @@ def _load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        path.open("rb").close()
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror or error}") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
-        raise RunError(f"{path} is no trained model ({type(error).__name__})") from None
     if not is_whole_archive(path):
-        raise RunError(f"{path} is damaged: its checksums are not those that it was written with; train it again")
+        raise RunError(f"{path} is no trained model, or damaged: its checksums are not those that it was written with")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        raise RunError(f"{path} is no trained model ({type(error).__name__})") from None
     if not isinstance(content, dict) or content.get("actsearch_model") != _FORMAT:
         raise RunError(f"{path} is no trained model that this version can read; compare.save_models writes them")
     return content

@@ -650,11 +650,12 @@ class BilevelSearch(pl.LightningModule):
         """Why a checkpoint is not one of this search, in words that follow its name; empty if it is."""
         extra = checkpoint["actsearch"]
         for what, own in self._conditions().items():
-            there = extra.get(what, own)  # older checkpoints do not tell
-            if there != own:
+            there = extra.get(what, own)
+            # What older checkpoints do not tell is taken to be the same.
+            if not isinstance(there, Mapping) or {**own, **there} != own:
                 return f"was written {_other(what, there, own)}"
         own_state, state = self.state_dict(), checkpoint["state_dict"]
-        if odd := sorted(set(own_state) ^ set(state)):
+        if odd := sorted(set(own_state) ^ set(state), key=str):
             where = "the checkpoint" if odd[0] in own_state else "this search"
             return f"does not fit this search: {where} has no {odd[0]!r}"
         for name, tensor in own_state.items():

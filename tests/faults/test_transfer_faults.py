@@ -412,7 +412,7 @@ def test_a_transfer_that_is_told_to_end_goes_on_to_the_same_numbers(
         process = start(tmp_path, "--compare.jobs", jobs)
         wait_for_results(file, lines, process)
         process.send_signal(sent)
-        _, error = process.communicate(timeout=60)
+        _, error = process.communicate(timeout=240)
         assert "Traceback" not in error
         if sent == signal.SIGTERM:
             assert process.returncode == 0
