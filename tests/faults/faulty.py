@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import actsearch._torchvision
 
+import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,16 @@ from actsearch.run import RunDirectory
 from actsearch.search.checkpoint import checkpoints
 
 EPOCHS = 3
+
+
+def thinned(values: Iterable[Any], ids: Iterable[str] | None = None) -> list[Any]:
+    """Parameters of a test, every second one for `make test-slow` only: they take one path through the code."""
+    values = list(values)
+    names = list(ids) if ids is not None else [str(value) for value in values]
+    return [
+        pytest.param(*(value if isinstance(value, tuple) else (value,)), id=name, marks=[pytest.mark.slow] * (k % 2))
+        for k, (value, name) in enumerate(zip(values, names, strict=True))
+    ]
 
 
 class Stop(Exception):

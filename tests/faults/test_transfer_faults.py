@@ -398,7 +398,7 @@ def wait_for_results(file: Path, lines: int, process: subprocess.Popen[str]) -> 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_a_transfer_that_is_told_to_end_goes_on_to_the_same_numbers(
     jobs: str, sent: signal.Signals, tmp_path: Path
