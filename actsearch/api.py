@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
+from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
@@ -20,9 +23,11 @@ from actsearch.activation import Activation
 from actsearch.cell.mixed import MixedCell
 from actsearch.cell.relaxation import make_relaxation
 from actsearch.data.placement import PlaceData
-from actsearch.errors import GenotypeError, RunError, SmoothnessError, TaskError
+from actsearch.endings import explained
+from actsearch.errors import ActsearchError, GenotypeError, RunError, SmoothnessError, TaskError
 from actsearch.execution import Execution
 from actsearch.genotype import Genotype
+from actsearch.lock import locked
 from actsearch.ops import registry
 from actsearch.report.progress import SearchProgress
 from actsearch.report.tensorboard import TensorBoardObserver
@@ -135,10 +140,22 @@ def search(
     loader = _train_loader(task, datamodule)
     cells, report = _swap_in_cells(task, loaded, chosen, include, exclude)
     try:
-        run, checkpoint = _run_directory(loaded, chosen, run_root, name, resume, config)
-        with execution.applied(task):
+        run = _run_directory(loaded, chosen, run_root, name, resume, config)
+        # Of several processes one writes.
+        with locked(run.path) if _rank_zero() else nullcontext(), execution.applied(task):
             return _run(
-                task, datamodule, loader, loaded, chosen, run, checkpoint, cells, report, observers, callbacks, trainer
+                task,
+                datamodule,
+                loader,
+                loaded,
+                chosen,
+                run,
+                resume is not None,
+                cells,
+                report,
+                observers,
+                callbacks,
+                trainer,
             )
     finally:
         unswap(task, report)
@@ -151,18 +168,18 @@ def _run_directory(
     name: str | None,
     resume: str | Path | None,
     config: Mapping[str, Any] | None,
-) -> tuple[RunDirectory, Path | None]:
-    """A new run directory, or the one to go on with and its latest checkpoint."""
+) -> RunDirectory:
+    """A new run directory, or the one to go on with."""
     if resume is not None:
         run = RunDirectory.open(resume)
         if SearchSpace.load(run.read_space()).hash != space.hash:
             raise RunError(f"{resume} was searched in another space than {space.name!r}; resume with the run's own")
-        return run, latest_checkpoint(run.checkpoints)
+        return run
     run = RunDirectory.create(root, name or space.name)
     run.write_config(dict(config) if config is not None else {"search": settings.to_dict()})
     run.write_space(space.to_dict())
     run.write_environment()
-    return run, None
+    return run
 
 
 def _run(
@@ -172,7 +189,7 @@ def _run(
     space: SearchSpace,
     settings: SearchSettings,
     run: RunDirectory,
-    checkpoint: Path | None,
+    resumed: bool,
     cells: Mapping[str, MixedCell],
     report: SwapReport,
     observers: Sequence[Observer] | None,
@@ -198,6 +215,7 @@ def _run(
     bilevel.validation = _validation_loader(datamodule, loader, arch, settings)
     if not all(cell.op_parameters.is_complete for cell in cells.values()):
         bilevel.meet(next(iter(bilevel.validation)))
+    checkpoint = latest_checkpoint(run.checkpoints, bilevel.objection) if resumed else None
     if callbacks is None:
         callbacks = [SearchProgress()]
     if observers is None:
@@ -221,7 +239,13 @@ def _run(
         }
     )
     try:
-        trainer.fit(bilevel, train_dataloaders=pairs, ckpt_path=checkpoint, weights_only=True)
+        with explained(trainer):
+            trainer.fit(bilevel, train_dataloaders=pairs, ckpt_path=checkpoint, weights_only=True)
+    except (RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        if checkpoint is None or bilevel.started or isinstance(error, ActsearchError):
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise RunError(f"checkpoint {checkpoint} cannot be restored ({reason}); delete it, or start again") from error
     finally:
         pairs.close()
     snapshot = last[-1] if last else bilevel.measure(settings.epochs)
@@ -260,8 +284,8 @@ def _finish(
         if name in refinements:
             found = refinements[name]
             provenance["refined"] = {
-                "loss_before": found.start_loss,
-                "loss_after": found.loss,
+                "loss_before": _finite(found.start_loss),
+                "loss_after": _finite(found.loss),
                 "evaluations": found.evaluations,
                 "formula_before": cell.genotype().formula,
             }
@@ -269,6 +293,10 @@ def _finish(
         path = run.genotype if len(cells) == 1 else run.path / f"genotype.{name}.json"
         genotypes[name].save(path)
     return genotypes, refinements
+
+
+def _finite(loss: float) -> float | None:
+    return loss if math.isfinite(loss) else None
 
 
 def _first(batches: Iterable[Any], n: int) -> list[Any]:
@@ -365,6 +393,10 @@ def _validation_loader(
         collate_fn=loader.collate_fn,
         pin_memory=loader.pin_memory,
     )
+
+
+def _rank_zero() -> bool:
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def _rank_and_world() -> tuple[int, int]:

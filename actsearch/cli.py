@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import os
 import sys
 from argparse import SUPPRESS
@@ -13,10 +15,12 @@ from typing import Any, Literal
 from actsearch import __version__, options
 from actsearch.config import SearchConfig, TransferConfig
 from actsearch.errors import ActsearchError, RunError, SettingsError, UnknownNameError
-from actsearch.files import named_files
+from actsearch.files import check_end, named_files
 
 Arguments = Sequence[str]
 OWN_OF_RESUME = ("--run.", "--trainer.")
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}  # of a disk that cannot be written
+LONGEST = 1000  # characters of an error
 
 
 def search(arguments: Arguments) -> None:
@@ -63,6 +67,7 @@ def _config_of(run: str) -> Path:
     for file in ("config.yaml", "space.yaml"):
         if not Path(run, file).is_file():
             raise RunError(f"{run} is not a run: it has no {file}; give a folder such as runs/NAME/DATE")
+        check_end(Path(run, file))
     return Path(run, "config.yaml")
 
 
@@ -365,6 +370,25 @@ def md(arguments: Arguments) -> None:
     simulating.md(models, structure, settings, given.out and Path(given.out), given.data_root)
 
 
+def doctor(arguments: Arguments) -> None:
+    """Versions, devices, compiler, data and disk: what is there, what is not, and what to do."""
+    parser = options.make_parser(
+        "actsearch doctor [--data.root DIR] [--run.root DIR] [--no-compile] [--json]",
+        "Looks at versions, devices, the compiler, data and disk. Each line is ok, a warning or an error, with what to "
+        "do about it. Ends with 1 if there is an error.",
+    )
+    parser.add_argument("--data.root", metavar="DIR", type=str | None, help="folder of the data that should be there")
+    parser.add_argument("--run.root", metavar="DIR", type=str, default="runs", help="folder that runs are written to")
+    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile, which takes some seconds")
+    parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
+    given = options.parse(parser, arguments)
+    from actsearch import doctor
+
+    root = given.data.root and Path(given.data.root)
+    if not doctor.doctor(root, Path(given.run.root), not given.no_compile, given.json):
+        raise SystemExit(1)
+
+
 def _numbers(option: str, listed: str, kind: type) -> list[Any]:
     try:
         return [kind(number) for number in listed.split(",")]
@@ -386,6 +410,7 @@ VERBS: dict[str, Callable[[Arguments], None]] = {
     "zoo": zoo,
     "bench": bench,
     "md": md,
+    "doctor": doctor,
 }
 
 
@@ -405,19 +430,39 @@ def _overview() -> str:
 
 
 def main(arguments: Arguments | None = None) -> int:
-    """Run a verb; returns the exit code: 0, 2 for what the user can mend, 130 for Ctrl-C."""
+    """Run a verb; returns the exit code: 0, 1 of a doctor, 2 for what the user can mend, 130 for Ctrl-C."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _dispatch(arguments)
+        code = _dispatch(arguments)
+        sys.stdout.flush()  # not at the exit, where nobody hears that the disk is full
+        return code
     except ActsearchError as error:
-        print(f"actsearch: {' '.join(str(error).split())}", file=sys.stderr)
+        _tell(str(error))
         return error.exit_code
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence(sys.stdout)
         return 0
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        _silence(sys.stdout)  # if it is our output that cannot be written, it is not tried again
+        _tell(f"cannot write {error.filename or 'the output'}: {error.strerror}")
+        return 2
     except KeyboardInterrupt:
         print("\nactsearch: interrupted", file=sys.stderr)
         return 130
+
+
+def _tell(message: str) -> None:
+    """An error in one line that fits on a screen."""
+    line = " ".join(message.split())
+    with contextlib.suppress(OSError):
+        print(f"actsearch: {line if len(line) <= LONGEST else line[: LONGEST - 1] + '…'}", file=sys.stderr)
+
+
+def _silence(stream: Any) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _dispatch(arguments: list[str]) -> int:

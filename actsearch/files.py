@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import yaml
 from actsearch.errors import ActsearchError, RunError, UnknownNameError
 
 _PACKAGE = Path(__file__).parent
+END = "..."  # of a document, in YAML
 
 
 def write_atomically(path: Path | str, write: Callable[[Path], object]) -> Path:
@@ -48,12 +50,48 @@ def write_text(path: Path | str, text: str) -> Path:
 
 
 def append_line(path: Path | str, line: str) -> None:
-    """Add `line` to the file at `path`. Raises RunError."""
+    """Add `line` to the file at `path`. Raises RunError; the file is then as it was."""
+    data = memoryview((line + "\n").encode())
     try:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with open(path, "ab", buffering=0) as file:
+            length = os.fstat(file.fileno()).st_size
+            try:
+                while data:
+                    data = data[file.write(data) :]
+            except OSError:
+                with contextlib.suppress(OSError):
+                    file.truncate(length)
+                raise
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def is_whole_archive(path: Path | str) -> bool:
+    """Whether every member of a zip file, such as torch writes, has the checksum that it was written with.
+
+    torch itself does not look at them.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except Exception:  # zipfile raises those of zlib, struct and codecs too
+        return False
+
+
+def write_yaml(path: Path | str, data: Mapping[str, Any]) -> Path:
+    """`data` as YAML that ends with the mark of its end, so that `check_end` can tell whether it was cut off."""
+    text = yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True)
+    return write_text(path, text + END + "\n")
+
+
+def check_end(path: Path | str) -> None:
+    """Raise RunError if a file that `write_yaml` wrote lost its end: what is left can be read, but is not the whole."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8", errors="replace").split()
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror or error}") from None
+    if not lines or lines[-1] != END:
+        raise RunError(f"{path} was cut off: its last line is not {END}; restore it, or add that line if it is whole")
 
 
 def read_yaml(path: Path | str, error: type[ActsearchError]) -> dict[str, Any]:

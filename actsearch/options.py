@@ -7,13 +7,16 @@ import re
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, set_parsing_settings
 
 from actsearch.config import Config, sections
 from actsearch.errors import SettingsError, UnknownNameError, unknown_name
 from actsearch.files import find_named, named_files, read_yaml
+
+# By default a mapping with the key class_path, in a value of any type, would be imported and called.
+set_parsing_settings(instantiate_subclass_spec_in_any=False, import_path_denylist=["*"])
 
 
 def make_parser(usage: str, description: str = "") -> ArgumentParser:
@@ -23,10 +26,16 @@ def make_parser(usage: str, description: str = "") -> ArgumentParser:
     )
 
 
-def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Any:
-    """The parsed arguments. Raises SettingsError or UnknownNameError, with near matches, in one line."""
+def parse(parser: ArgumentParser, arguments: Sequence[str], cls: type | None = None) -> Any:
+    """The parsed arguments, those of the configuration `cls` among them.
+
+    Raises SettingsError or UnknownNameError, with near matches, in one line.
+    """
     try:
-        return parser.instantiate(parser.parse_args(list(arguments)))
+        parsed = parser.parse_args(list(arguments))
+        if cls is not None:
+            _check_null(parsed, cls)
+        return parser.instantiate(parsed)
     except ArgumentError as error:
         raise _explained(str(error), parser) from None
 
@@ -84,7 +93,7 @@ def read_config(
     chosen = [find_named("configuration", cls.folder, name) for name in names]
     for file in chosen:
         check_keys(read_yaml(file, SettingsError), file, cls)
-    parsed = parse(parser, [*(f"--config={file}" for file in chosen), *others])
+    parsed = parse(parser, [*(f"--config={file}" for file in chosen), *others], cls)
     return cls(space=parsed.space, **{name: parsed[name] for name in sections(cls)}), parsed
 
 
@@ -146,6 +155,22 @@ def check_key(key: str, cls: type) -> None:
     mappings = [name for name in known if isinstance(_value(cls(), name), dict)]
     if key not in known and not any(key.startswith(f"{name}.") for name in mappings):
         raise UnknownNameError(f"setting of a {cls.__name__.removesuffix('Config').lower()}", key, known)
+
+
+def _check_null(parsed: Any, cls: type) -> None:
+    """Raise SettingsError for null where a value is needed, which jsonargparse lets through."""
+    for key in _needed(cls):
+        if parsed.get(key) is None:
+            raise SettingsError(f"{key} must not be empty (null): give a value, or leave it out")
+
+
+def _needed(cls: type, prefix: str = "") -> Iterator[str]:
+    """The dotted names of the settings in sections of a configuration whose types do not admit null."""
+    for name, hint in get_type_hints(cls).items():
+        if dataclasses.is_dataclass(hint):
+            yield from _needed(hint, f"{prefix}{name}.")  # type: ignore[arg-type]
+        elif prefix and get_origin(hint) is not ClassVar and type(None) not in get_args(hint):
+            yield prefix + name
 
 
 def keys(cls: type, prefix: str = "") -> Iterator[str]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import actsearch._torchvision  # noqa: F401
 
@@ -48,7 +51,8 @@ def prepare(trainer: TrainerConfig) -> None:
 def stoppable(how_to_go_on: Callable[[], str]) -> Iterator[None]:
     """Within it, Ctrl-C and SIGTERM become Stopped, which says how to go on."""
     try:
-        yield
+        with _terminable():
+            yield
     except SIGTERMException:
         raise Stopped(f"told to end (SIGTERM); {how_to_go_on()}", by_user=False) from None
     except KeyboardInterrupt:
@@ -57,3 +61,24 @@ def stoppable(how_to_go_on: Callable[[], str]) -> Iterator[None]:
         if isinstance(ending.__context__, KeyboardInterrupt):  # Lightning makes one of the other
             raise Stopped(f"interrupted; {how_to_go_on()}", by_user=True) from None
         raise
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Within it, SIGTERM raises SIGTERMException: at once, but a training first ends its step, so that it can be saved.
+
+    Lightning puts a handler of its own before this one for as long as it trains; that raises between two steps.
+    """
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        if signal.getsignal(signal.SIGTERM) is stop:
+            raise SIGTERMException
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import datetime
+import io
 import json
+import math
 import os
 import platform
 import sys
@@ -15,11 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 import actsearch
 from actsearch.errors import RunError
-from actsearch.files import append_line, read_yaml, write_atomically, write_text
+from actsearch.files import append_line, check_end, read_yaml, write_atomically, write_text, write_yaml
 from actsearch.search.monitor import Snapshot
 
 _REPORTED = ("torch", "torchvision", "pytorch-lightning", "numpy", "sympy", "jsonargparse", "tensorboard")
@@ -76,19 +77,20 @@ class RunDirectory:
         return self.path / "genotype.json"
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        self._write_yaml("config.yaml", config)
+        write_yaml(self.path / "config.yaml", config)
 
     def read_config(self) -> dict[str, Any]:
-        return read_yaml(self.path / "config.yaml", RunError)
+        return self._read_yaml("config.yaml")
 
     def write_space(self, space: Mapping[str, Any]) -> None:
-        self._write_yaml("space.yaml", space)
+        write_yaml(self.path / "space.yaml", space)
 
     def read_space(self) -> dict[str, Any]:
-        return read_yaml(self.path / "space.yaml", RunError)
+        return self._read_yaml("space.yaml")
 
-    def _write_yaml(self, name: str, data: Mapping[str, Any]) -> None:
-        write_text(self.path / name, yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True))
+    def _read_yaml(self, name: str) -> dict[str, Any]:
+        check_end(self.path / name)
+        return read_yaml(self.path / name, RunError)
 
     def write_json(self, name: str, data: Mapping[str, Any]) -> Path:
         return write_text(self.path / name, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
@@ -138,16 +140,16 @@ class RunDirectory:
     # -- one record an epoch ---------------------------------------------------------------------------------------
 
     def history(self) -> list[dict[str, Any]]:
-        """The lines of genotypes.jsonl: one mapping an epoch; a line cut off by a kill is left out."""
+        """The lines of genotypes.jsonl: one mapping an epoch; a line that a kill cut off, or damaged, is left out."""
         path = self.path / "genotypes.jsonl"
-        if not path.is_file():
-            return []
         records = []
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in _lines(path):
             try:
-                records.append(json.loads(line))
-            except ValueError:
-                break
+                record = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if _is_record(record):
+                records.append(record)
         return records
 
     def rewind(self, epoch: int) -> None:
@@ -155,12 +157,13 @@ class RunDirectory:
         records = [r for r in self.history() if r["epoch"] <= epoch]
         write_text(self.path / "genotypes.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
         table = self.path / "metrics.csv"
-        if table.is_file():
-            lines = table.read_text(encoding="utf-8").splitlines()
+        lines = _lines(table)
+        if lines:
             kept = [
                 line for line in lines[1:] if line.split(",", 1)[0].isdigit() and int(line.split(",", 1)[0]) <= epoch
             ]
-            write_text(table, "\n".join([*lines[:1], *kept]) + "\n")
+            whole = lines[0].startswith("epoch,")  # else nobody can tell what its columns are
+            write_text(table, "".join(f"{line}\n" for line in (lines[0], *kept)) if whole else "")
 
     def record(self, snapshot: Snapshot) -> None:
         """Add an epoch to genotypes.jsonl and metrics.csv."""
@@ -168,7 +171,7 @@ class RunDirectory:
             "epoch": snapshot.epoch,
             "step": snapshot.step,
             "phase": snapshot.phase,
-            "losses": dict(snapshot.losses),
+            "losses": {name: loss if math.isfinite(loss) else None for name, loss in snapshot.losses.items()},
             "skipped": snapshot.skipped,
             "cells": {
                 name: {
@@ -195,16 +198,31 @@ class RunDirectory:
             "seconds": round(snapshot.seconds, 3),
         }
         path = self.path / "metrics.csv"
-        try:
-            new = not path.is_file()
-            header = list(row)
-            if not new:
-                with open(path, newline="", encoding="utf-8") as file:
-                    header = next(csv.reader(file), header)
-            with open(path, "a", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, header, extrasaction="ignore", restval="")
-                if new:
-                    writer.writeheader()
-                writer.writerow(row)
-        except OSError as error:
-            raise RunError(f"cannot write {path}: {error.strerror or error}") from None
+        lines = _lines(path)
+        header = next(csv.reader(lines[:1]), None) or list(row)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, header, extrasaction="ignore", restval="", lineterminator="\n")
+        if not lines:
+            writer.writeheader()
+        writer.writerow(row)
+        append_line(path, text.getvalue().removesuffix("\n"))
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a file, none if it is not there. Raises RunError if it cannot be read."""
+    if not path.is_file():
+        return []
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def _is_record(record: Any) -> bool:
+    """Whether a line of genotypes.jsonl holds what is read of it."""
+    if not isinstance(record, dict) or type(record.get("epoch")) is not int:
+        return False
+    cells = record.get("cells")
+    return isinstance(cells, dict) and all(
+        isinstance(cell, dict) and isinstance(cell.get("probabilities"), dict) for cell in cells.values()
+    )

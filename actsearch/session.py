@@ -33,12 +33,12 @@ def search(config: SearchConfig, resume: Path | None) -> None:
     prepare(config.trainer)
     space = SearchSpace.load(config.space)
     others = controls(config.retraining, space)  # whatever is wrong with them is told before the search
-    experiment = build(config)
-    if config.compare.enabled and not config.compare.force:
-        check_smoothness(experiment.build_task, others)
-    seed_all(config.search.seed)
     watcher = _Watcher(config, space, resume)
     with stoppable(watcher.how_to_go_on):
+        experiment = build(config)
+        if config.compare.enabled and not config.compare.force:
+            check_smoothness(experiment.build_task, others)
+        seed_all(config.search.seed)
         result = api.search(
             experiment.build_task(),
             experiment.data,

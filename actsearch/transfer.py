@@ -60,11 +60,11 @@ def transfer(
         say("no random controls are drawn: what is adapted belongs to no search space; --space NAME gives one")
         settings = dataclasses.replace(settings, random=0)
     contestants = [*found, *adapted, *controls(settings, space)]
-    experiment = build(config)
     in_run = len(sources) == len(runs) == 1
     where = (runs[0].path if in_run else Path("runs")) / ("transfer" if sources else "adapt")
     directory = out or where / name
     with stoppable(lambda: "what is done is kept: give the same command again"):
+        experiment = build(config)
         comparison = retrain_all(config, settings, experiment, contestants, directory)
     say(f"\nresults      {directory}")
     return comparison

@@ -6,12 +6,11 @@ import contextlib
 import math
 import multiprocessing
 import shutil
-import signal
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -24,7 +23,6 @@ import pytorch_lightning as pl
 import torch
 import yaml
 from optuna.exceptions import StorageInternalError
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from actsearch import api, options
 from actsearch.build import build
@@ -178,7 +176,7 @@ def tune(work: Work, workers: int) -> Results:
         f"study {work.name}: {queue.n_finished} of {queue.size} trials done, {work.plan.direction} {work.plan.metric}\n"
         f"storage      {place}"
     )
-    with stoppable(lambda: "what is done is kept: give the same command again"), _sigterm_raised():
+    with stoppable(lambda: "what is done is kept: give the same command again"):
         if workers == 1:
             _work(work, queue)
         else:
@@ -365,20 +363,6 @@ def _supervise(work: Work, queue: TrialQueue, workers: int) -> None:
         raise RunError("every worker ended before the study was complete; see above, and give the same command again")
 
 
-@contextlib.contextmanager
-def _sigterm_raised() -> Iterator[None]:
-    """Within it SIGTERM raises, so that trials are put back and workers are not left behind."""
-
-    def handler(number: int, frame: Any) -> None:
-        raise SIGTERMException
-
-    before = signal.signal(signal.SIGTERM, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _end(processes: Sequence[Any]) -> None:
     """Let them give back their trials, and wait; those that do not end by then are killed."""
     for process in processes:
@@ -397,18 +381,17 @@ def _end(processes: Sequence[Any]) -> None:
 def _child(work: Work) -> None:
     """A worker process: the exit code is that of the command line."""
     code = 0
-    with _sigterm_raised():
-        try:
-            with stoppable(lambda: "its trial was put back"):
-                _work(work, work.queue())
-        except Stopped:
-            code = 0  # the parent says so, for all
-        except ActsearchError as error:
-            print(f"actsearch: {' '.join(str(error).split())}", file=sys.stderr)
-            code = error.exit_code
-        except Exception:
-            traceback.print_exc()
-            code = 1
+    try:
+        with stoppable(lambda: "its trial was put back"):
+            _work(work, work.queue())
+    except Stopped:
+        code = 0  # the parent says so, for all
+    except ActsearchError as error:
+        print(f"actsearch: {' '.join(str(error).split())}", file=sys.stderr)
+        code = error.exit_code
+    except Exception:
+        traceback.print_exc()
+        code = 1
     sys.exit(code)
 
 

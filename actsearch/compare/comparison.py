@@ -355,7 +355,7 @@ class Comparison:
             return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except OSError as error:
             raise RunError(f"cannot read {path}: {error.strerror or error}") from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise RunError(f"{path} is not a comparison ({type(error).__name__}: {error})") from None
 
     def save(self, directory: Path | str) -> None:

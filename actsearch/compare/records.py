@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import reprlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from actsearch.compare.contestants import Contestant
 from actsearch.compare.retrain import Retraining
 from actsearch.errors import RunError
-from actsearch.files import append_line, write_text
+from actsearch.files import append_line, write_atomically, write_text
 
 FILE = "retrainings.jsonl"
 
@@ -56,8 +57,11 @@ class Records:
         function = line.pop("function", None)
         try:
             result = retraining(line)
-        except (TypeError, KeyError, AttributeError):
-            raise RunError(f"{self.path} holds a line that is no retraining; use a new folder") from None
+        except (TypeError, KeyError, AttributeError) as error:
+            raise RunError(
+                f"{self.path} holds a line that is no retraining ({error}): delete the line, and it is done again, or "
+                "use a new folder"
+            ) from None
         if result.activation not in self._identity:
             return
         if function != self._identity[result.activation]:
@@ -71,25 +75,75 @@ class Records:
         if not self.path.is_file():
             return []
         try:
-            content = self.path.read_text(encoding="utf-8")
-            whole = content[: content.rfind("\n") + 1]
-            if whole != content:
-                write_text(self.path, whole)
-            lines = [json.loads(line) for line in whole.splitlines()]
-        except (OSError, ValueError) as error:
-            raise RunError(f"cannot read {self.path}: {error}") from None
-        if not all(isinstance(line, dict) for line in lines):
-            raise RunError(f"{self.path} holds a line that is no retraining; use a new folder")
+            content = self.path.read_bytes()
+        except OSError as error:
+            raise RunError(f"cannot read {self.path}: {error.strerror or error}") from None
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:
+            write_atomically(self.path, lambda temporary: temporary.write_bytes(whole))
+        lines = []
+        for number, line in enumerate(whole.splitlines(), start=1):
+            try:
+                lines.append(json.loads(line))
+                if not isinstance(lines[-1], dict):
+                    raise ValueError("it holds no keys and values")
+            except (ValueError, RecursionError) as error:
+                raise RunError(
+                    f"{self.path} is damaged at line {number} ({error}): delete the line, and its retraining is done "
+                    "again, or use a new folder"
+                ) from None
         return lines
 
 
 def retraining(data: Mapping[str, Any]) -> Retraining:
-    """A Retraining from plain data; what was not finite is NaN again."""
+    """A Retraining from plain data; what was not finite is NaN again.
+
+    Raises TypeError for values of other kinds, and for keys that are unknown or missing.
+    """
     values = dict(data)
+    for name, fits in _FITS.items():
+        if name in values and not fits(values[name]):
+            raise TypeError(f"{name} is {reprlib.repr(values[name])}")
     for name in ("seconds", "step_seconds"):
         values[name] = math.nan if values[name] is None else values[name]
     values["metrics"] = {k: math.nan if v is None else v for k, v in values["metrics"].items()}
     return Retraining(**values)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or type(value) in (int, float)
+
+
+def _is_metrics(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_number, value.values()))
+
+
+def _is_curve(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(v, list) and all(map(_is_number, v)) for v in value.values())
+
+
+_FITS: Mapping[str, Callable[[Any], bool]] = {
+    "activation": _is_text,
+    "seed": _is_count,
+    "metrics": _is_metrics,
+    "failure": _is_text,
+    "curve": _is_curve,
+    "seconds": _is_number,
+    "step_seconds": _is_number,
+    "peak_memory": lambda value: value is None or _is_count(value),
+    "added_parameters": _is_count,
+    "parameters": _is_count,
+    "device": _is_text,
+    "jobs": _is_count,
+}
 
 
 def plain(value: Any) -> Any:

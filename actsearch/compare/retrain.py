@@ -25,6 +25,7 @@ from actsearch.compare.contestants import Contestant
 from actsearch.compare.cost import StepClock
 from actsearch.compare.saved import model_file, save_model
 from actsearch.data.placement import PlaceData
+from actsearch.endings import explained
 from actsearch.errors import SettingsError, TaskError, unknown_name
 from actsearch.execution import Execution
 from actsearch.models import scale_weights
@@ -193,7 +194,8 @@ class Retrainer:
         with warnings.catch_warnings():
             # Left out on purpose.
             warnings.filterwarnings("ignore", message=".*have no `val_dataloader`.*")
-            trainer.fit(task, train_dataloaders=loader, val_dataloaders=validation)
+            with explained(trainer):
+                trainer.fit(task, train_dataloaders=loader, val_dataloaders=validation)
         result = Retraining(
             contestant.name,
             seed,
@@ -214,8 +216,9 @@ class Retrainer:
             save_model(model_file(self.save_to, contestant.name, seed), task.model, built, contestant)  # type: ignore[arg-type]
         seed_all(seed, 2)
         metrics: dict[str, float] = {}
-        for part in trainer.test(task, dataloaders=self.datamodule.test_dataloader(), verbose=False):
-            metrics |= part
+        with explained(trainer):
+            for part in trainer.test(task, dataloaders=self.datamodule.test_dataloader(), verbose=False):
+                metrics |= part
         bad = sorted(name for name, value in metrics.items() if not math.isfinite(value))
         return dataclasses.replace(result, metrics=metrics, failure=f"{bad[0]} is not finite" if bad else "")
 

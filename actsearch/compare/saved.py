@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import numbers
 import pickle
 import re
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from actsearch import models
 from actsearch.compare.contestants import Contestant, from_origin
 from actsearch.errors import ActsearchError, RunError, SettingsError
-from actsearch.files import write_atomically
+from actsearch.files import is_whole_archive, write_atomically
 from actsearch.swap import swap
 
 FOLDER = "models"
@@ -69,7 +70,10 @@ def save_model(path: Path | str, model: nn.Module, built: Mapping[str, Any], con
         "contestant": {"name": contestant.name, "origin": plain(contestant.origin), "shared": contestant.shared},
         "state": {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()},
     }
-    return write_atomically(path, lambda temporary: torch.save(content, temporary))
+    # Not by torch itself, whose errors do not tell that a disk is full.
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return write_atomically(path, lambda temporary: temporary.write_bytes(buffer.getbuffer()))
 
 
 def load_model(path: Path | str) -> nn.Module:
@@ -104,10 +108,14 @@ def _load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        path.open("rb").close()
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror or error}") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+    if not is_whole_archive(path):
+        raise RunError(f"{path} is no trained model, or damaged: its checksums are not those that it was written with")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
         raise RunError(f"{path} is no trained model ({type(error).__name__})") from None
     if not isinstance(content, dict) or content.get("actsearch_model") != _FORMAT:
         raise RunError(f"{path} is no trained model that this version can read; compare.save_models writes them")

@@ -25,6 +25,7 @@ from actsearch.compare.retrain import PLACE, Budget, Curve, Retrainer, Retrainin
 from actsearch.errors import SettingsError, SwapError, TaskError, UnknownNameError
 from actsearch.execution import Execution
 from actsearch.genotype import Genotype
+from actsearch.lock import locked
 
 # What tasks are compared by, the most telling first.
 METRICS = ("test_acc", "test_l2", "test_force_rmse", "test_loss")
@@ -79,9 +80,9 @@ def compare(
         save_models: write every trained model to `directory`/models; see `actsearch.compare.load_model`. Retrainings
             that are done, but without a model, are then done again.
 
-    Raises TaskError if the task does not log the metric, RunError if the directory cannot be written or holds results
-    of other functions or conditions, SettingsError and UnknownNameError for arguments that cannot work, and
-    SmoothnessError for a contestant that is not smooth enough; that, before anything is trained.
+    Raises TaskError if the task does not log the metric, RunError if the directory cannot be written, is in use by
+    another process, or holds results of other functions or conditions, SettingsError and UnknownNameError for arguments
+    that cannot work, and SmoothnessError for a contestant that is not smooth enough; that, before anything is trained.
     """
     if isinstance(contestants, Mapping):
         contestants = [of_genotype(genotype, name, _kind_of(name)) for name, genotype in contestants.items()]
@@ -101,24 +102,25 @@ def compare(
         "context": context or {},
         **({"execution": dataclasses.asdict(execution)} if execution != Execution() else {}),
     }
-    records = Records(directory, common, contestants)
     wanted = [(contestant, seed) for seed in seeds for contestant in contestants]
-    missing = [(c, seed) for c, seed in wanted if not _is_done(records, c.name, seed, save_to)]
-    waiting = {(contestant.name, seed) for contestant, seed in missing}
-    for contestant, seed in wanted:
-        if report is not None and (contestant.name, seed) not in waiting:
-            report(records.done[contestant.name, seed])
-    if missing:
-        retrainer.prepare()
-        if not force:
-            check_smoothness(build_task, contestants)
-    # Closed whatever happens, so that no worker outlives an interrupt.
-    with contextlib.closing(_train(retrainer, missing, jobs, options)) as coming:
-        for result in coming:
-            records.add(result)
-            _metric_of([result], metric)
-            if report is not None:
-                report(result)
+    with locked(directory):
+        records = Records(directory, common, contestants)
+        missing = [(c, seed) for c, seed in wanted if not _is_done(records, c.name, seed, save_to)]
+        waiting = {(contestant.name, seed) for contestant, seed in missing}
+        for contestant, seed in wanted:
+            if report is not None and (contestant.name, seed) not in waiting:
+                report(records.done[contestant.name, seed])
+        if missing:
+            retrainer.prepare()
+            if not force:
+                check_smoothness(build_task, contestants)
+        # Closed whatever happens, so that no worker outlives an interrupt.
+        with contextlib.closing(_train(retrainer, missing, jobs, options)) as coming:
+            for result in coming:
+                records.add(result)
+                _metric_of([result], metric)
+                if report is not None:
+                    report(result)
     results = [records.done[contestant.name, seed] for contestant, seed in wanted]
     metric = _metric_of(results, metric)
     comparison = Comparison(

@@ -35,7 +35,10 @@ def build(name: str, **options: Any) -> AnyData:
         others = [other for other, module in _MODULES.items() if option in _arguments(module)]
         if others and option not in own:
             raise SettingsError(f"{option} is for {' and '.join(others)}; the data set {name} holds {kind}")
-    return _MODULES[kind](name, **given)
+    try:
+        return _MODULES[kind](name, **given)
+    except TypeError as error:
+        raise SettingsError(f"an option of data set {name} is of the wrong kind ({error})") from error
 
 
 def _arguments(module: type) -> set[str]:

@@ -91,4 +91,7 @@ def read(readers: Readers, name: str, root: Path, options: Mapping[str, Any]) ->
     check(readers, name, options)
     reader = readers[name]
     where = {"root": root} if "root" in inspect.signature(reader).parameters else {}
-    return reader(**where, **options)
+    try:
+        return reader(**where, **options)
+    except TypeError as error:
+        raise SettingsError(f"an option of data set {name} is of the wrong kind ({error}): {options}") from error

@@ -109,4 +109,7 @@ def build(name: str, facts: Mapping[str, Any], **options: Any) -> nn.Module:
             raise SettingsError(
                 f"{unknown_name(f'option of model {name}', option, known)} (options: {', '.join(known) or 'none'})"
             )
-    return _BUILDERS[name](**{fact: facts[fact] for fact in given}, **options)
+    try:
+        return _BUILDERS[name](**{fact: facts[fact] for fact in given}, **options)
+    except TypeError as error:
+        raise SettingsError(f"an option of model {name} is of the wrong kind ({error}): {options}") from error

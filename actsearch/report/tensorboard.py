@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
 from actsearch.activation import Activation
+from actsearch.errors import RunError
 from actsearch.report.plots import draw_activation, draw_probabilities, pixels
 from actsearch.search.monitor import CellSnapshot, Snapshot
 
@@ -59,9 +61,16 @@ class TensorBoardObserver:
         self._clipped: set[tuple[str, str]] = set()
 
     def __call__(self, snapshot: Snapshot) -> None:
-        """Log one epoch."""
+        """Log one epoch. Raises RunError if it cannot be written."""
         if getattr(rank_zero_only, "rank", 0) != 0:
             return
+        try:
+            self._log(snapshot)
+        except OSError as error:
+            self._writer = None
+            raise RunError(f"cannot write TensorBoard's file in {self.directory}: {error.strerror or error}") from None
+
+    def _log(self, snapshot: Snapshot) -> None:
         writer = self._open(snapshot)
         epoch = snapshot.epoch
         prefixes = {name: f"{name}/" if len(snapshot.cells) > 1 else "" for name in snapshot.cells}
@@ -107,6 +116,7 @@ class TensorBoardObserver:
                 from torch.utils.tensorboard import SummaryWriter
 
                 self._writer = SummaryWriter(str(self.directory), purge_step=self._purge_epoch)
+            _let_writers_end_quietly()
             add_custom_scalars(self._writer, snapshot)
         return self._writer
 
@@ -227,3 +237,17 @@ def _without_tensorflow() -> Iterator[None]:
     finally:
         if added:
             del sys.modules[switch]
+
+
+def _let_writers_end_quietly() -> None:
+    """A thread of TensorBoard that cannot write hands its error to us, and would print it with a traceback as well."""
+    hook = threading.excepthook
+    if getattr(hook, "knows_writers", False):
+        return
+
+    def quieter(arguments: threading.ExceptHookArgs) -> None:
+        if type(arguments.thread).__name__ != "_AsyncWriterThread" or not isinstance(arguments.exc_value, OSError):
+            hook(arguments)
+
+    quieter.knows_writers = True  # type: ignore[attr-defined]
+    threading.excepthook = quieter

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import reprlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -25,7 +26,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from actsearch.cell.mixed import MixedCell
-from actsearch.errors import EvaluatorError, NonFiniteError, SettingsError, TaskError
+from actsearch.errors import EvaluatorError, NonFiniteError, RunError, SettingsError, TaskError
 from actsearch.ops.spec import registry
 from actsearch.search.averages import Averages
 from actsearch.search.gate import Gate
@@ -113,6 +114,8 @@ class BilevelSearch(pl.LightningModule):
         self._settled_at: tuple[tuple[int, ...], bool] | None = None
         self._takes_index = len(inspect.signature(task.training_step).parameters) > 1
         self._seconds = 0.0
+        self._schedulers_loaded: int | None = None
+        self.started = False  # whether all that a checkpoint holds is restored
 
     def _check_disjoint(self) -> None:
         groups = {"weights": self.weights, "α": self.alphas, "op parameters": self.op_parameters}
@@ -469,6 +472,7 @@ class BilevelSearch(pl.LightningModule):
     def on_train_start(self) -> None:
         if self.deferred is None:
             self.deferred = self.device.type == "cuda"
+        self._check_restored()
         self._make_gates()
         self._begin_epoch()  # a search that is resumed within an epoch is not told that it starts
         self._n_steps = int(self.steps)
@@ -485,6 +489,24 @@ class BilevelSearch(pl.LightningModule):
             if name in self._pending_gradients:
                 parameter.grad = self._pending_gradients.pop(name).to(parameter.device)
         self._usable = {level: flag.to(self.device) for level, flag in self._usable.items()}
+        self.started = True
+
+    def _check_restored(self) -> None:
+        """Raises RunError if what was loaded does not fit: the trainer itself takes what is there, and is silent."""
+        done, n = int(self.epochs_done), len(self.trainer.lr_scheduler_configs)
+        if self._schedulers_loaded not in (None, n) or done - self.current_epoch not in (0, 1):
+            raise RunError(
+                f"the checkpoint is not whole: it is of {done} epochs, and the trainer stands at {self.current_epoch}; "
+                f"it holds {self._schedulers_loaded} schedulers of {n}; delete it, or start the run again"
+            )
+        for name, optimizer in self._named_optimizers().items():
+            for p, state in optimizer.state.items():
+                for key in _LIKE_PARAMETER:
+                    if isinstance(state.get(key), Tensor) and state[key].shape != p.shape:
+                        raise RunError(
+                            f"the checkpoint's state of the optimizer of {name} does not fit: {key} is of shape "
+                            f"{tuple(state[key].shape)}, not {tuple(p.shape)}; delete it, or start the run again"
+                        )
 
     def on_train_epoch_start(self) -> None:
         seed_all(self.settings.seed, self.current_epoch)
@@ -624,8 +646,36 @@ class BilevelSearch(pl.LightningModule):
 
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
+    def objection(self, checkpoint: Mapping[str, Any]) -> str:
+        """Why a checkpoint is not one of this search, in words that follow its name; empty if it is."""
+        extra = checkpoint["actsearch"]
+        for what, own in self._conditions().items():
+            there = extra.get(what, own)
+            # What older checkpoints do not tell is taken to be the same.
+            if not isinstance(there, Mapping) or {**own, **there} != own:
+                return f"was written {_other(what, there, own)}"
+        own_state, state = self.state_dict(), checkpoint["state_dict"]
+        if odd := sorted(set(own_state) ^ set(state), key=str):
+            where = "the checkpoint" if odd[0] in own_state else "this search"
+            return f"does not fit this search: {where} has no {odd[0]!r}"
+        for name, tensor in own_state.items():
+            shape = getattr(state[name], "shape", None)
+            if shape != tensor.shape:
+                got = "no tensor" if shape is None else f"of shape {tuple(shape)}"
+                return f"does not fit this search: {name!r} is {got} there, of shape {tuple(tensor.shape)} here"
+        n = sum(map(bool, (self.weights, self.alphas, self._with_alpha, self._with_weights)))
+        if len(checkpoint["optimizer_states"]) != n:
+            return f"does not fit this search: it holds {len(checkpoint['optimizer_states'])} optimizers, not {n}"
+        return ""
+
+    def _conditions(self) -> dict[str, Any]:
+        """What must be the same when a search goes on."""
+        spaces = {name: cell.space.hash for name, cell in zip(self.cells, self._cells(), strict=True)}
+        return {"settings": self.settings.to_dict(), "spaces": spaces}
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["actsearch"] = {
+            **self._conditions(),
             "gradients": {n: p.grad.cpu() for n, p in self.named_parameters() if p.grad is not None},
             "sums": self._averages.state(),
             "seconds": self._seconds,
@@ -634,6 +684,7 @@ class BilevelSearch(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["actsearch"]
+        self._schedulers_loaded = len(checkpoint["lr_schedulers"])
         self._pending_gradients = dict(state["gradients"])
         self._averages.load(state["sums"])
         self._seconds = float(state["seconds"])
@@ -643,6 +694,19 @@ class BilevelSearch(pl.LightningModule):
 OP_PARAMETER_LR = 1e-3  # of those trained with the weights, by Adam
 
 _NO_GRADIENT = "its gradient is not finite"
+
+# What torch's optimisers keep in the shape of a parameter.
+_LIKE_PARAMETER = ("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "square_avg", "grad_avg", "acc_delta")
+
+
+def _other(what: str, there: Any, own: Any) -> str:
+    """In words, which other settings or space a checkpoint was written with."""
+    if what == "settings" and isinstance(there, Mapping):
+        different = [name for name in own if there.get(name, own[name]) != own[name]]
+        if different:
+            listed = (f"{name} {reprlib.repr(there[name])}, not {reprlib.repr(own[name])}" for name in different[:3])
+            return f"with other settings ({'; '.join(listed)})"
+    return f"with other {what}"
 
 
 def _why(loss: float) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,23 @@ import actsearch._torchvision  # noqa: F401
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.utilities import rank_zero_info
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from actsearch.errors import RunError
+from actsearch.files import is_whole_archive
 
 SUFFIX = ".ckpt"
+_NAME = re.compile(r"epoch-\d+-step-\d+\.ckpt")
+_CONTENT = {
+    "state_dict": dict,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "loops": dict,
+    "epoch": int,
+    "global_step": int,
+    "actsearch": dict,
+}
 
 
 class SearchCheckpoint(Checkpoint):
@@ -28,6 +42,11 @@ class SearchCheckpoint(Checkpoint):
         self.directory = Path(directory)
         self.keep = keep
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if trainer.is_global_zero:  # what a kill has left; the run is locked, so nobody writes it
+            for partial in self.directory.glob(".*.partial"):
+                partial.unlink(missing_ok=True)
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self._save(trainer, pl_module)
 
@@ -36,7 +55,7 @@ class SearchCheckpoint(Checkpoint):
             self._save(trainer, pl_module)
 
     def _save(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        name = f"epoch-{int(pl_module.epochs_done):05d}-step-{int(pl_module.steps):09d}{SUFFIX}"
+        name = _name(int(pl_module.epochs_done), int(pl_module.steps))
         temporary, path = self.directory / f".{name}.partial", self.directory / name
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -56,22 +75,47 @@ class SearchCheckpoint(Checkpoint):
 
 
 def checkpoints(directory: Path | str) -> list[Path]:
-    """The whole checkpoints in `directory`, oldest first."""
-    return sorted(Path(directory).glob(f"epoch-*{SUFFIX}"))
+    """The checkpoints in `directory`, oldest first. Their names tell, not their times: clocks are set."""
+    return sorted(path for path in Path(directory).glob(f"epoch-*{SUFFIX}") if _NAME.fullmatch(path.name))
 
 
-def latest_checkpoint(directory: Path | str) -> Path:
-    """The newest checkpoint in `directory`, after reading it. Raises RunError if there is none, or if it is damaged."""
+def latest_checkpoint(directory: Path | str, objection: Callable[[Mapping[str, Any]], str] = lambda _: "") -> Path:
+    """The newest checkpoint in `directory` that is whole, after reading it; damaged ones are skipped, and told.
+
+    Args:
+        directory: of the checkpoints.
+        objection: why a content does not fit, in words that follow its name; empty if it does.
+
+    Raises RunError if there is none that is whole and fits.
+    """
     found = checkpoints(directory)
     if not found:
         raise RunError(f"there is no checkpoint in {directory}: the run ended before its first epoch; start it again")
-    newest = found[-1]
+    reasons: list[tuple[Path, str]] = []
+    for path in reversed(found):
+        content = _read(path)
+        reason = "is truncated, damaged, or not a checkpoint of a search" if content is None else objection(content)
+        if not reason:
+            for passed, why in reasons:
+                rank_zero_info(f"skipped checkpoint {passed.name}, which {why}: going on from {path.name}")
+            return path
+        reasons.append((path, reason))
+    others = f"; nor can {' and '.join(path.name for path in found[:-1])} be used" if len(found) > 1 else ""
+    raise RunError(f"checkpoint {found[-1]} {reasons[0][1]}{others}; resume with what it began with, or start again")
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """The content of a checkpoint; None if it is damaged, or is none. No code of it is run."""
+    if not is_whole_archive(path):
+        return None
     try:
-        content = torch.load(newest, map_location="cpu", weights_only=True)
-        complete = isinstance(content, dict) and {"state_dict", "optimizer_states", "actsearch"} <= set(content)
-    except Exception:  # torch raises a dozen types for a damaged archive
-        complete = False
-    if not complete:
-        older = f"delete it to resume from {found[-2].name}" if len(found) > 1 else "start the run again"
-        raise RunError(f"checkpoint {newest} is truncated or not a checkpoint of a search; {older}")
-    return newest
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        counted = tuple(int(content["state_dict"][name]) for name in ("epochs_done", "steps"))
+    except Exception:  # torch raises a dozen types for what is no checkpoint
+        return None
+    whole = isinstance(content, dict) and all(isinstance(content.get(key), kind) for key, kind in _CONTENT.items())
+    return content if whole and path.name == _name(*counted) else None
+
+
+def _name(epochs: int, steps: int) -> str:
+    return f"epoch-{epochs:05d}-step-{steps:09d}{SUFFIX}"

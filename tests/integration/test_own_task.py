@@ -276,9 +276,9 @@ class _Payload:
 
 def test_nothing_that_is_loaded_can_execute_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = run(OwnTask(), tmp_path)
-    newest = checkpoints(found.run_dir / "checkpoints")[-1]
-    torch.load(newest, weights_only=True)  # a checkpoint of ours is plain data
-    torch.save({"state_dict": {}, "optimizer_states": [], "actsearch": _Payload()}, newest)
+    for path in checkpoints(found.run_dir / "checkpoints"):
+        torch.load(path, weights_only=True)  # a checkpoint of ours is plain data
+        torch.save({"state_dict": {}, "optimizer_states": [], "actsearch": _Payload()}, path)
     with pytest.raises(RunError, match="not a checkpoint"):
         run(OwnTask(), tmp_path, resume=found.run_dir)
     (tmp_path / "space.yaml").write_text("cell: !!python/object/apply:print ['code was run']")

@@ -117,11 +117,14 @@ def test_sigterm_saves_within_the_epoch_and_resumes_to_the_same_bits(
 
 
 @pytest.mark.slow
-def test_a_truncated_checkpoint_is_named_with_what_to_do(reference: Path, tmp_path: Path) -> None:
+def test_of_truncated_checkpoints_the_one_before_is_taken(reference: Path, tmp_path: Path) -> None:
     found = checkpoints(reference / "checkpoints")
     for path in found:
         (tmp_path / path.name).write_bytes(path.read_bytes())
     newest = tmp_path / found[-1].name
     newest.write_bytes(newest.read_bytes()[:1000])
-    with pytest.raises(RunError, match=f"truncated.*delete it to resume from {found[-2].name}"):
+    assert latest_checkpoint(tmp_path).name == found[-2].name
+    for path in found[:-1]:
+        (tmp_path / path.name).write_bytes(b"")
+    with pytest.raises(RunError, match=f"{newest.name} is truncated.*nor can .*{found[-2].name} be used"):
         latest_checkpoint(tmp_path)

@@ -12,14 +12,14 @@ PACKAGE = Path(__file__).parents[2] / "actsearch"
 
 # Low to high; the modules of one line may import one another.
 FLOORS = [
-    {"errors", "files", "seeds", "_torchvision"},
+    {"errors", "files", "lock", "seeds", "_torchvision"},
     {"ops"},
     {"genotype"},
     {"space", "zoo"},
     {"cell"},
     {"activation", "export"},
     {"swap"},
-    {"execution"},
+    {"endings", "execution"},
     {"models", "data", "tasks", "forcefield"},
     {"search"},
     {"run"},
@@ -28,7 +28,7 @@ FLOORS = [
     {"config", "options", "build"},
     {"api", "bench"},
     {"process"},
-    {"session", "transfer", "tuning", "viewing", "carrying", "benching", "simulating"},
+    {"session", "transfer", "tuning", "viewing", "carrying", "benching", "simulating", "doctor"},
     {"cli", "__main__"},
 ]
 LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}

@@ -1,0 +1,59 @@
+"""Endings of a training that come from outside it, as errors that a user can mend."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import actsearch._torchvision  # noqa: F401
+
+import pytorch_lightning as pl
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from actsearch.errors import ActsearchError, DataError
+
+_DEAD_WORKER = re.compile(r"DataLoader worker \(pid.*?\) (is killed by signal|exited unexpectedly)")
+_FROM_WORKER = "Original Traceback (most recent call last):"
+
+
+@contextmanager
+def explained(trainer: pl.Trainer) -> Iterator[None]:
+    """Within it, a loader's process that dies is a DataError, and what it raised of ours is in one line again.
+
+    A SIGTERM that the trainer noted too late to act on, or that reached its workers first, is a SIGTERMException.
+    """
+    try:
+        yield
+    except ActsearchError as error:
+        if _FROM_WORKER not in str(error):
+            raise
+        raise DataError(_last_words(str(error))) from error
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        if not _is_dead_worker(error):
+            raise
+        if trainer.received_sigterm:
+            raise SIGTERMException from None
+        reason = " ".join(str(error).split()) or "it left in the middle of a batch"
+        raise DataError(
+            f"a process that loads data ended ({reason}), most often for want of memory: use fewer of them "
+            "(data.num_workers), and look at the system's log"
+        ) from error
+    if trainer.received_sigterm:
+        raise SIGTERMException
+
+
+def _is_dead_worker(error: BaseException) -> bool:
+    """Whether a loader says that its process died, or met the end of the connection to it."""
+    if isinstance(error, RuntimeError):
+        return _DEAD_WORKER.search(str(error)) is not None
+    files = {frame.f_code.co_filename.replace("\\", "/") for frame, _ in traceback.walk_tb(error.__traceback__)}
+    within = ("torch/utils/data/dataloader.py", "multiprocessing/connection.py")
+    return all(any(file.endswith(part) for file in files) for part in within)
+
+
+def _last_words(text: str) -> str:
+    """The message of an error that torch wrapped in the traceback of a worker."""
+    return re.sub(r"^[\w.]+: ", "", text.strip().splitlines()[-1])
