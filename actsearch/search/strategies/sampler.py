@@ -31,8 +31,8 @@ _SAMPLERS: dict[str, Callable[[int, TrialSettings], BaseSampler]] = {
 class Sampler:
     """Asks Optuna for functions.
 
-    For every trial a study is built from the records of those before it, with a sampler seeded by the seed and the
-    trial's number. What is asked for so depends on nothing else: a search that is resumed goes on with the same trials.
+    For every trial a study is built from the records of those before it, with samplers seeded by the seed and the
+    trial's number. What is asked for depends on nothing else, so a search that is resumed goes on with the same trials.
 
     Args:
         strategy: random (uniform over the slots' candidates), tpe (tree-structured Parzen estimator; Bergstra et al.
@@ -50,21 +50,27 @@ class Sampler:
             raise SettingsError(unknown_name("strategy", strategy, get_args(Sampled)))
         self.strategy, self.space, self.settings, self.first, self.seed = strategy, space, settings, first, seed
         self._distributions = distributions(space)
+        self._told: list[optuna.trial.FrozenTrial] = []
+        self._met: set[Genotype] = set()
 
     def ask(self, records: Sequence[TrialRecord]) -> tuple[optuna.Study, optuna.Trial, Genotype] | None:
-        """The trial after `records`: its study, itself, and its function, which none of them had.
+        """The trial after `records`, which grow from call to call: its study, itself, and its function.
 
-        None if no new function is found.
+        None of them had that function; None if no new one is found.
         """
-        met = {to_genotype(self.space, record.params) for record in records}
+        for record in records[len(self._told) :]:
+            self._told.append(self._frozen(record))
+            self._met.add(to_genotype(self.space, record.params))
+        study = self._study()
         for draw in range(DRAWS):
-            study = self._study(records, draw)
+            name = self.strategy if draw < OWN_DRAWS else "random"
+            study.sampler = _SAMPLERS[name](mix_seed(self.seed, 52_711, len(records), draw) % 2**32, self.settings)
             trial = study.ask(self._distributions)
-            if not self.space.admits({slot.name: trial.params[slot.name] for slot in self.space.slots}):
-                continue
-            genotype = to_genotype(self.space, trial.params)
-            if genotype not in met:
-                return study, trial, genotype
+            if self.space.admits({slot.name: trial.params[slot.name] for slot in self.space.slots}):
+                genotype = to_genotype(self.space, trial.params)
+                if genotype not in self._met:
+                    return study, trial, genotype
+            study.tell(trial, state=TrialState.FAIL)  # which samplers do not look at
         return None
 
     def tell(self, study: optuna.Study, trial: optuna.Trial, loss: float, pruned: bool) -> dict[str, object]:
@@ -79,19 +85,16 @@ class Sampler:
             frozen = study.tell(trial, loss)
         return dict(frozen.system_attrs)
 
-    def _study(self, records: Sequence[TrialRecord], draw: int) -> optuna.Study:
-        name = self.strategy if draw < OWN_DRAWS else "random"
-        seed = mix_seed(self.seed, 52_711, len(records), draw) % 2**32
-        told = optuna.logging.get_verbosity()
+    def _study(self) -> optuna.Study:
+        verbosity = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would announce every study
         try:
             study = optuna.create_study(
-                sampler=_SAMPLERS[name](seed, self.settings),
-                pruner=optuna.pruners.SuccessiveHalvingPruner(self.first, self.settings.reduction),
+                pruner=optuna.pruners.SuccessiveHalvingPruner(self.first, self.settings.reduction)
             )
         finally:
-            optuna.logging.set_verbosity(told)
-        study.add_trials([self._frozen(record) for record in records])
+            optuna.logging.set_verbosity(verbosity)
+        study.add_trials(self._told)
         return study
 
     def _frozen(self, record: TrialRecord) -> optuna.trial.FrozenTrial:
