@@ -161,7 +161,7 @@ def _by_gradient(
         measured=measured,
         **config.search.to_dict(),
     )
-    loader = experiment.data.train_dataloader()
+    loader, world = experiment.data.train_dataloader(), config.trainer.devices * config.trainer.num_nodes
     ops = {op for cell in result.snapshot.cells.values() for op in cell.genotype.tree.ops()}
     trains_on = any(config.search.level_of(p) == "alpha" for op in ops for p in registry[op].parameters)
     refined = [r.loss for r in result.refinements.values()]
@@ -172,8 +172,8 @@ def _by_gradient(
         result.inputs,
         refined[-1] if refined else result.snapshot.losses.get("val", math.nan),
         result.losses,
-        gradient_steps(loader, config.search, space, to_the_end=trains_on).total,
-        gradient_steps(loader, config.search, space).total,
+        gradient_steps(loader, config.search, space, trains_on, world).total,
+        gradient_steps(loader, config.search, space, world=world).total,
     )
 
 
@@ -182,11 +182,14 @@ def _by_trials(
 ) -> Found:
     # Functions are trained as they are, as in the cell of a gradient search.
     retraining = dataclasses.replace(config.retraining, gain="none", compile=False)
+    # What ends or averages a whole training has no part in a search.
+    training = {**experiment.build_task.training, "lbfgs_steps": 0, "ema": 0.0}
+    fresh = dataclasses.replace(experiment.build_task, training=training)
 
     def build_task(genotype: Genotype) -> pl.LightningModule:
         contestant = as_discovered(genotype, retraining)
         seed, force = config.search.seed, config.search.force
-        return fresh_task(experiment.build_task, experiment.data, contestant, seed, force)[0]
+        return fresh_task(fresh, experiment.data, contestant, seed, force)[0]
 
     def started(path: Path) -> None:
         place.path = path

@@ -190,10 +190,14 @@ def _check_smoothness(build_task: Callable[[Genotype], pl.LightningModule], spac
 
 
 def gradient_steps(
-    loader: DataLoader[Any], settings: SearchSettings, space: SearchSpace, to_the_end: bool = False
+    loader: DataLoader[Any], settings: SearchSettings, space: SearchSpace, to_the_end: bool = False, world: int = 1
 ) -> StepBudget:
-    """The steps of a gradient search over this training loader; see `StepBudget.of_gradient_search`."""
-    own = weights_loader(loader, _parts(loader, settings)[0])
+    """The steps of a gradient search over this training loader, in `world` processes that share each step.
+
+    `to_the_end`: see `StepBudget.of_gradient_search`.
+    """
+    weights, _ = _parts(loader, settings)
+    own = weights_loader(loader, weights[: len(weights) // world])
     return StepBudget.of_gradient_search(settings, pairs(own, settings), space, to_the_end)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from actsearch.compare.adapted import OWN, OWN_FORMULA
 from actsearch.compare.contestants import ADAPTED, DISCOVERED, Contestant
-from actsearch.compare.ranks import RankCorrelation, rank_correlation
+from actsearch.compare.ranks import LEAST, RankCorrelation, rank_correlation
 from actsearch.compare.records import plain, retraining
 from actsearch.compare.retrain import Budget, Retraining
 from actsearch.compare.statistics import LEVEL, Paired, holm, paired
@@ -315,6 +315,11 @@ class Comparison:
             )
         if self.rank_correlation is not None:
             lines.append(f"Rank correlation of the search's loss with the retrained metric: {self.rank_correlation}.")
+        elif self.losses:
+            lines.append(
+                "No rank correlation of the search's loss with the retrained metric is told: it takes at least "
+                f"{LEAST} functions of the space, not all alike (compare.random {LEAST - 1})."
+            )
         if self.context.get("compile"):
             lines.append("Functions with a genotype ran as fused kernels; classes of torch.nn are torch's own.")
         return lines

@@ -109,7 +109,11 @@ class StrategyComparison:
                 # What several searches of a seed found is one function, trained once in effect.
                 pooled[kind][search.seed, search.formula if found else name] = loss, value
         return {
-            kind: rank_correlation(*zip(*both.values(), strict=True), self.comparison.higher_is_better)
+            kind: rank_correlation(
+                [loss for loss, _ in both.values()],
+                [value for _, value in both.values()],
+                self.comparison.higher_is_better,
+            )
             for kind, both in pooled.items()
             if both
         }

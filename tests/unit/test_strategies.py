@@ -224,7 +224,7 @@ def train(genotype: Genotype, within: Sequence[int], judge: Judge) -> None:
 
 
 def run(
-    strategy: str, directory: Path, budget: int = 150, seed: int = 0, space: SearchSpace = TINY, training: Any = train
+    strategy: str, directory: Path, budget: int = 110, seed: int = 0, space: SearchSpace = TINY, training: Any = train
 ) -> list[TrialRecord]:
     log = TrialLog(directory, {"strategy": strategy, "seed": seed})
     sample(Sampler(strategy, space, TrialSettings(), RUNGS[0], seed), training, RUNGS, budget, log)
@@ -271,7 +271,7 @@ def test_a_trial_without_a_finite_loss_ends_and_is_the_worst(tmp_path: Path) -> 
                 return
 
     for strategy in STRATEGIES:
-        records = run(strategy, tmp_path / strategy, 200, training=failing)
+        records = run(strategy, tmp_path / strategy, 80, training=failing)
         broken = [r for r in records if "relu" in r.formula]
         assert broken
         assert all(r.loss == math.inf and r.steps == RUNGS[0] for r in broken)
@@ -331,8 +331,8 @@ def test_a_model_of_the_losses_finds_better_functions_than_chance(tmp_path: Path
     def mean_of_the_last(strategy: str) -> float:
         losses = [
             r.losses[RUNGS[0]]
-            for seed in range(4)
-            for r in run(strategy, tmp_path / f"{strategy}-{seed}", 260, seed, training=easy)[20:]
+            for seed in range(3)
+            for r in run(strategy, tmp_path / f"{strategy}-{seed}", 200, seed, training=easy)[20:]
         ]
         return sum(losses) / len(losses)
 
@@ -346,7 +346,7 @@ def test_no_function_is_tried_twice_and_a_space_can_be_exhausted(strategy: str, 
     few = SearchSpace.from_dict({"cell": {"u1": {"inputs": "x", "candidates": ["relu", "tanh", "sigmoid"]}}})
     records = run(strategy, tmp_path, 10_000, space=few)
     assert sorted(r.formula for r in records) == ["relu(x)", "sigmoid(x)", "tanh(x)"]
-    many = run(strategy, tmp_path / "many", 300)
+    many = run(strategy, tmp_path / "many", 140)
     assert len({to_genotype(TINY, r.params) for r in many}) == len(many)
 
 
