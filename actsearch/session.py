@@ -47,11 +47,11 @@ def search(config: SearchConfig, resume: Path | None) -> None:
     prepare(config.trainer)
     space = SearchSpace.load(config.space)
     others = controls(config.retraining, space)  # whatever is wrong with them is told before the search
-    experiment = build(config)
-    if config.compare.enabled and not config.compare.force:
-        check_smoothness(experiment.build_task, others)
     place = Place(resume)
     with stoppable(place.how_to_go_on):
+        experiment = build(config)
+        if config.compare.enabled and not config.compare.force:
+            check_smoothness(experiment.build_task, others)
         # Of a few functions no correlation is told; and those of trials each cost another trial.
         drawn = random_functions(others) if config.compare.enabled else {}
         worth = config.strategy == "gradient" or len(drawn) + 1 >= LEAST
