@@ -332,7 +332,7 @@ def test_a_model_of_the_losses_finds_better_functions_than_chance(tmp_path: Path
         losses = [
             r.losses[RUNGS[0]]
             for seed in range(3)
-            for r in run(strategy, tmp_path / f"{strategy}-{seed}", 200, seed, training=easy)[20:]
+            for r in run(strategy, tmp_path / f"{strategy}-{seed}", 260, seed, training=easy)[12:]
         ]
         return sum(losses) / len(losses)
 
