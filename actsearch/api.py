@@ -5,23 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import actsearch._torchvision  # noqa: F401
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
-from numpy.typing import NDArray
 from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
 from actsearch.activation import Activation
 from actsearch.cell.mixed import MixedCell
 from actsearch.cell.relaxation import make_relaxation
+from actsearch.compare import DISCOVERED
 from actsearch.data.placement import PlaceData
 from actsearch.endings import explained
 from actsearch.errors import ActsearchError, GenotypeError, RunError, SmoothnessError, TaskError
@@ -34,7 +33,7 @@ from actsearch.report.tensorboard import TensorBoardObserver
 from actsearch.run import RunDirectory
 from actsearch.search.bilevel import BilevelSearch
 from actsearch.search.checkpoint import SearchCheckpoint, checkpoints, latest_checkpoint
-from actsearch.search.loader import PairLoader, check_template
+from actsearch.search.loader import PairLoader, check_template, validation_loader
 from actsearch.search.monitor import Observer, Snapshot
 from actsearch.search.refine import Refinement, refine
 from actsearch.search.settings import SearchSettings
@@ -58,6 +57,8 @@ class SearchResult:
         snapshot: the last epoch's, with samples of the pre-activations.
         refinements: what the local search did, by cell.
         swap_report: which activations of the model were searched.
+        losses: of the discrete functions that were asked for (`measured`), and of the found one as `discovered`, over
+            all validation batches under the search's weights; empty if there are several cells.
     """
 
     genotypes: Mapping[str, Genotype]
@@ -65,6 +66,7 @@ class SearchResult:
     snapshot: Snapshot
     refinements: Mapping[str, Refinement]
     swap_report: SwapReport
+    losses: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def genotype(self) -> Genotype:
@@ -111,6 +113,7 @@ def search(
     include: str | Iterable[str] = "*",
     exclude: str | Iterable[str] = (),
     config: Mapping[str, Any] | None = None,
+    measured: Mapping[str, Genotype] | None = None,
     **settings: Any,
 ) -> SearchResult:
     """Find an activation function for `task` by a bilevel search.
@@ -129,6 +132,8 @@ def search(
         execution: how the network is run, such as Execution(channels_last=True).
         include, exclude: shell patterns of the names of activation sites.
         config: what to save as config.yaml; default: the settings.
+        measured: functions of the space whose loss is measured after the search as well, by name; their parameters are
+            those of the searched cell.
         settings: the fields of SearchSettings.
 
     Raises an ActsearchError in one line for anything that the caller can mend.
@@ -140,7 +145,8 @@ def search(
     loader = _train_loader(task, datamodule)
     cells, report = _swap_in_cells(task, loaded, chosen, include, exclude)
     try:
-        run = _run_directory(loaded, chosen, run_root, name, resume, config)
+        saved = dict(config) if config is not None else {"search": chosen.to_dict()}
+        run = RunDirectory.begin(loaded, saved, run_root, name, resume)
         # Of several processes one writes.
         with locked(run.path) if _rank_zero() else nullcontext(), execution.applied(task):
             return _run(
@@ -156,30 +162,10 @@ def search(
                 observers,
                 callbacks,
                 trainer,
+                measured or {},
             )
     finally:
         unswap(task, report)
-
-
-def _run_directory(
-    space: SearchSpace,
-    settings: SearchSettings,
-    root: str | Path,
-    name: str | None,
-    resume: str | Path | None,
-    config: Mapping[str, Any] | None,
-) -> RunDirectory:
-    """A new run directory, or the one to go on with."""
-    if resume is not None:
-        run = RunDirectory.open(resume)
-        if SearchSpace.load(run.read_space()).hash != space.hash:
-            raise RunError(f"{resume} was searched in another space than {space.name!r}; resume with the run's own")
-        return run
-    run = RunDirectory.create(root, name or space.name)
-    run.write_config(dict(config) if config is not None else {"search": settings.to_dict()})
-    run.write_space(space.to_dict())
-    run.write_environment()
-    return run
 
 
 def _run(
@@ -195,6 +181,7 @@ def _run(
     observers: Sequence[Observer] | None,
     callbacks: Sequence[pl.Callback] | None,
     trainer_options: Mapping[str, Any] | None,
+    measured: Mapping[str, Genotype],
 ) -> SearchResult:
     bilevel = BilevelSearch(task, cells, settings)
     weights, arch = split(
@@ -212,7 +199,7 @@ def _run(
         *_rank_and_world(),
         limit=settings.epoch_batches,
     )
-    bilevel.validation = _validation_loader(datamodule, loader, arch, settings)
+    bilevel.validation = validation_loader(datamodule, loader, arch, settings.seed, settings.validation_batches)
     if not all(cell.op_parameters.is_complete for cell in cells.values()):
         bilevel.meet(next(iter(bilevel.validation)))
     checkpoint = latest_checkpoint(run.checkpoints, bilevel.objection) if resumed else None
@@ -254,7 +241,8 @@ def _run(
         close = getattr(observer, "close", None)
         if close is not None:
             close()
-    result = SearchResult(genotypes, run.path, snapshot, refinements, report)
+    losses = _losses(bilevel, {DISCOVERED: next(iter(genotypes.values())), **measured}) if len(genotypes) == 1 else {}
+    result = SearchResult(genotypes, run.path, snapshot, refinements, report, losses)
     run.write_inputs(result.inputs)
     return result
 
@@ -297,6 +285,15 @@ def _finish(
 
 def _finite(loss: float) -> float | None:
     return loss if math.isfinite(loss) else None
+
+
+def _losses(bilevel: BilevelSearch, genotypes: Mapping[str, Genotype]) -> dict[str, float]:
+    """Losses of discrete functions in the one cell of a search, by name."""
+    cell = next(iter(bilevel.cells))
+    return {
+        name: bilevel.score({cell: {slot: choice.op for slot, choice in genotype.slots.items()}})
+        for name, genotype in genotypes.items()
+    }
 
 
 def _first(batches: Iterable[Any], n: int) -> list[Any]:
@@ -373,26 +370,6 @@ def _train_loader(task: pl.LightningModule, datamodule: Any) -> DataLoader[Any]:
     if test is not None and loader.dataset is test:
         raise TaskError("the training loader reads the test set; a search must never see it")
     return loader
-
-
-def _validation_loader(
-    datamodule: Any, loader: DataLoader[Any], arch: NDArray[np.int64], settings: SearchSettings
-) -> DataLoader[Any]:
-    """α's part in a fixed order, without augmentation where the datamodule offers that (`eval_train_set`).
-
-    The order is mixed: the first batches alone, which is all that refine reads, hold what the whole part holds.
-    """
-    dataset = getattr(datamodule, "eval_train_set", loader.dataset)
-    mixed = np.random.default_rng([settings.seed, len(arch)]).permutation(arch)
-    if settings.validation_batches is not None:
-        assert loader.batch_size is not None
-        mixed = mixed[: settings.validation_batches * loader.batch_size]
-    return DataLoader(
-        Subset(dataset, mixed.tolist()),
-        batch_size=loader.batch_size,
-        collate_fn=loader.collate_fn,
-        pin_memory=loader.pin_memory,
-    )
 
 
 def _rank_zero() -> bool:

@@ -71,6 +71,40 @@ def _config_of(run: str) -> Path:
     return Path(run, "config.yaml")
 
 
+def compare_strategies(arguments: Arguments) -> None:
+    """Gradient, random, TPE and genetic search over seeds at equal budget, side by side."""
+    parser = options.make_parser(
+        "actsearch compare-strategies [--strategies NAME,…] [--config NAME|FILE] [--seeds N] [--jobs N] [--out DIR] "
+        "[--KEY VALUE ...]",
+        "Search with each strategy and seed for the training steps of the gradient search, retrain what was found and "
+        "the controls once for each seed, and compare on the test set. --config names a search's configuration. What "
+        "is already done is not done again: give the same command to go on.",
+    )
+    options.add_config(parser, SearchConfig)
+    parser.add_argument(
+        "--strategies",
+        metavar="NAME,…",
+        type=str,
+        default="gradient,random,tpe,genetic",
+        help="of gradient, random, tpe, genetic; the others are compared with the first",
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="searches of each, with as many seeds")
+    parser.add_argument("--first-seed", type=int, default=0, help="of these")
+    parser.add_argument("--jobs", type=int | None, help="short for --compare.jobs: retrainings at a time")
+    parser.add_argument("--out", metavar="DIR", type=str | None, help="default: runs/strategies/NAME")
+    given, _ = options.taken("--config", arguments)
+    config, parsed = options.read_config(parser, arguments, SearchConfig)
+    if parsed.seeds < 1 or parsed.first_seed < 0:
+        raise SettingsError("--seeds must be at least 1, and --first-seed at least 0")
+    if parsed.jobs is not None:
+        config.compare = dataclasses.replace(config.compare, jobs=parsed.jobs)
+    from actsearch import competing
+
+    seeds = range(parsed.first_seed, parsed.first_seed + parsed.seeds)
+    name = Path(given[-1]).stem if given else "default"
+    competing.compare_strategies(config, _names(parsed.strategies), seeds, name, parsed.out and Path(parsed.out))
+
+
 def spaces(arguments: Arguments) -> None:
     """List the search spaces, or draw the cell of one."""
     parser = options.make_parser(
@@ -402,6 +436,7 @@ def _names(listed: str) -> list[str]:
 
 VERBS: dict[str, Callable[[Arguments], None]] = {
     "search": search,
+    "compare-strategies": compare_strategies,
     "spaces": spaces,
     "show": show,
     "transfer": transfer,
@@ -415,7 +450,7 @@ VERBS: dict[str, Callable[[Arguments], None]] = {
 
 
 def _overview() -> str:
-    lines = [f"  {name:<9} {(verb.__doc__ or '').strip()}" for name, verb in VERBS.items()]
+    lines = [f"  {name:<18} {(verb.__doc__ or '').strip()}" for name, verb in VERBS.items()]
     return "\n".join(
         [
             f"actsearch {__version__}: differentiable search for activation functions",

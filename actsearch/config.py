@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
 
 from actsearch.errors import SettingsError
-from actsearch.search.settings import SearchSettings
+from actsearch.search.settings import SearchSettings, TrialSettings
+
+Strategy = Literal["gradient", "random", "tpe", "genetic"]
 
 
 @dataclass
@@ -257,15 +259,18 @@ class SearchConfig:
 
     Args:
         space: search space: the name of a shipped one (see `actsearch spaces`), or a YAML file.
+        strategy: gradient, or for as many training steps random, tpe or genetic, which train one function a trial.
     """
 
     folder: ClassVar[str] = "configs/search"
 
     space: str = "grafs"
+    strategy: Strategy = "gradient"
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     search: SearchSettings = field(default_factory=SearchSettings)
+    trials: TrialSettings = field(default_factory=TrialSettings)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)
     run: RunConfig = field(default_factory=RunConfig)
@@ -338,3 +343,9 @@ def sections(cls: type) -> dict[str, type]:
         for f in dataclasses.fields(cls)
         if isinstance(f.default_factory, type)
     }
+
+
+def singles(cls: type) -> dict[str, Any]:
+    """The settings of a configuration that are in no section, with their types."""
+    kinds = get_type_hints(cls)
+    return {f.name: kinds[f.name] for f in dataclasses.fields(cls) if f.name not in sections(cls)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tempfile
 import zipfile
@@ -64,6 +65,33 @@ def append_line(path: Path | str, line: str) -> None:
                 raise
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def read_json_lines(path: Path | str, advice: str) -> list[dict[str, Any]]:
+    """What `append_line` added to the file at `path`, each line an object of JSON; nothing if there is no file.
+
+    A last line that a kill cut off is removed from the file.
+    Raises RunError, with `advice`, for a line that is damaged, and if the file cannot be read.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror or error}") from None
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        write_atomically(path, lambda temporary: temporary.write_bytes(whole))
+    lines = []
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            lines.append(json.loads(line))
+            if not isinstance(lines[-1], dict):
+                raise ValueError("it holds no keys and values")
+        except (ValueError, RecursionError) as error:
+            raise RunError(f"{path} is damaged at line {number} ({error}): {advice}") from None
+    return lines
 
 
 def is_whole_archive(path: Path | str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
-from actsearch.config import Config, sections
+from actsearch.config import Config, sections, singles
 from actsearch.errors import SettingsError, UnknownNameError, unknown_name
 from actsearch.files import find_named, named_files, read_yaml
 
@@ -66,15 +66,18 @@ def add_config(parser: ArgumentParser, cls: type[Config]) -> None:
         metavar="NAME|FILE",
         help=f"settings to start from: one of {', '.join(named_files(cls.folder))}, or a YAML file; default: default",
     )
-    # Where the default is None, None can be given as well.
-    kind: Any = str if cls.space is not None else str | None
-    parser.add_argument("--space", type=kind, default=cls.space, help=_first_argument(cls))
+    for name, kind in singles(cls).items():
+        parser.add_argument(f"--{name}", type=kind, default=getattr(cls, name), help=_help_of(cls, name))
     for name, section in sections(cls).items():
         parser.add_class_arguments(section, name)
 
 
-def _first_argument(cls: type) -> str:
-    return re.sub(r"\s+", " ", (cls.__doc__ or "").split("Args:")[1].split(":", 1)[1]).strip()
+def _help_of(cls: type, name: str) -> str:
+    """What the docstring of `cls` says of its argument `name`."""
+    arguments = (cls.__doc__ or "").split("Args:")[1]
+    found = re.search(rf"^ +{name}: (.*?)(?=^ +\w+: |\Z)", arguments, re.DOTALL | re.MULTILINE)
+    assert found is not None, f"{cls.__name__} does not tell what {name} is"
+    return " ".join(found[1].split())
 
 
 def read_config(
@@ -94,7 +97,7 @@ def read_config(
     for file in chosen:
         check_keys(read_yaml(file, SettingsError), file, cls)
     parsed = parse(parser, [*(f"--config={file}" for file in chosen), *others], cls)
-    return cls(space=parsed.space, **{name: parsed[name] for name in sections(cls)}), parsed
+    return cls(**{name: parsed[name] for name in (*singles(cls), *sections(cls))}), parsed
 
 
 def _value(config: Any, key: str) -> Any:

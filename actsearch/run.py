@@ -22,6 +22,7 @@ import actsearch
 from actsearch.errors import RunError
 from actsearch.files import append_line, check_end, read_yaml, write_atomically, write_text, write_yaml
 from actsearch.search.monitor import Snapshot
+from actsearch.space import SearchSpace
 
 _REPORTED = ("torch", "torchvision", "pytorch-lightning", "numpy", "sympy", "jsonargparse", "tensorboard")
 
@@ -62,6 +63,30 @@ class RunDirectory:
             raise RunError(f"{path} is not a run: it has no config.yaml; give a folder runs/NAME/DATE")
         if not os.access(run.path, os.W_OK):
             raise RunError(f"the run folder {path} cannot be written; copy it to a place of your own")
+        return run
+
+    @classmethod
+    def begin(
+        cls,
+        space: SearchSpace,
+        config: Mapping[str, Any],
+        root: Path | str,
+        name: str | None,
+        resume: Path | str | None,
+    ) -> RunDirectory:
+        """A new folder for a search in `space` that holds these settings, or `resume` to go on with.
+
+        Raises RunError if `resume` is no run, or one of another space.
+        """
+        if resume is not None:
+            run = cls.open(resume)
+            if SearchSpace.load(run.read_space()).hash != space.hash:
+                raise RunError(f"{resume} was searched in another space than {space.name!r}; resume with the run's own")
+            return run
+        run = cls.create(root, name or space.name)
+        run.write_config(config)
+        run.write_space(space.to_dict())
+        run.write_environment()
         return run
 
     @property

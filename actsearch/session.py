@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import actsearch._torchvision  # noqa: F401
 
 import pytorch_lightning as pl
+from torch import Tensor
 
 from actsearch import api
 from actsearch.activation import Activation
 from actsearch.build import Experiment, build
-from actsearch.compare import Contestant, check_smoothness
+from actsearch.compare import DISCOVERED, Contestant, check_smoothness, fresh_task
+from actsearch.compare.ranks import LEAST
+from actsearch.compare.records import plain as plain_data
 from actsearch.config import SearchConfig
 from actsearch.execution import Execution
 from actsearch.genotype import Genotype
+from actsearch.ops import registry
 from actsearch.process import console, prepare, say, stoppable
 from actsearch.report.plots import draw_activation, save
 from actsearch.report.progress import SearchProgress
@@ -23,9 +31,15 @@ from actsearch.report.terminal import families
 from actsearch.run import RunDirectory
 from actsearch.search.bilevel import BilevelSearch
 from actsearch.search.checkpoint import SearchCheckpoint, checkpoints
+from actsearch.search.refine import Refinement
+from actsearch.search.strategies import TrialRecord
+from actsearch.search.strategies import log as trials_log
 from actsearch.seeds import seed_all
 from actsearch.space import SearchSpace
 from actsearch.transfer import as_discovered, controls, retrain_all
+from actsearch.trials import gradient_steps, search_by_trials
+
+SUMMARY = "search.json"
 
 
 def search(config: SearchConfig, resume: Path | None) -> None:
@@ -33,50 +47,201 @@ def search(config: SearchConfig, resume: Path | None) -> None:
     prepare(config.trainer)
     space = SearchSpace.load(config.space)
     others = controls(config.retraining, space)  # whatever is wrong with them is told before the search
-    watcher = _Watcher(config, space, resume)
-    with stoppable(watcher.how_to_go_on):
+    place = Place(resume)
+    with stoppable(place.how_to_go_on):
         experiment = build(config)
         if config.compare.enabled and not config.compare.force:
             check_smoothness(experiment.build_task, others)
-        seed_all(config.search.seed)
-        result = api.search(
-            experiment.build_task(),
-            experiment.data,
-            space=space,
-            run_root=config.run.root,
-            name=config.run.name,
-            resume=resume,
-            callbacks=[watcher] if config.run.quiet else [watcher, SearchProgress(console=console)],
-            trainer=config.trainer.options(),
-            execution=Execution(**config.trainer.execution()),
-            config=config.to_dict(),
-            **config.search.to_dict(),
-        )
-        run = RunDirectory(result.run_dir)
-        picture = _show_found(result, run)
+        # Of a few functions no correlation is told; and those of trials each cost another trial.
+        drawn = random_functions(others) if config.compare.enabled else {}
+        worth = config.strategy == "gradient" or len(drawn) + 1 >= LEAST
+        found = find(config, space, experiment, place, drawn if worth else {})
+        picture = _show_found(found)
         if config.compare.enabled:
-            _compare_found(config, experiment, result.genotypes, others, run)
-    _show_paths(run, picture, config)
+            _compare_found(config, experiment, found, others)
+    _show_paths(found.run, picture, config)
 
 
-class _Watcher(pl.Callback):
-    """Tells how the search begins, and remembers where it is written."""
+@dataclass
+class Place:
+    """Where a search is written: the run to go on with, or None until it has one."""
 
-    def __init__(self, config: SearchConfig, space: SearchSpace, path: Path | None) -> None:
-        self.config = config
-        self.space = space
-        self.path = path
+    path: Path | None = None
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether a search of any strategy has left there what it can go on with."""
+        path = self.path
+        if path is None or not (path / "space.yaml").is_file():
+            return False
+        return bool(checkpoints(path / "checkpoints")) or (path / trials_log.FILE).is_file()
 
     def how_to_go_on(self) -> str:
         """What to type after a kill."""
-        if self.path is None or not checkpoints(self.path / "checkpoints"):
+        if not self.can_go_on:
             return "there is no checkpoint yet: start it again"
         return f"go on with: actsearch search --resume {self.path}"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search of any strategy found.
+
+    Attributes:
+        run: its directory.
+        genotypes: by cell.
+        refinements: what the local search did, by cell.
+        inputs: sample of the inputs of the activation sites, 1-d float32.
+        loss: by which the function was chosen, on α's part.
+        losses: on α's part, of the found function and of others that were measured the same way, by contestant.
+        steps: training steps that it took; see `StepBudget`.
+        budget: those of the gradient search with these settings.
+    """
+
+    run: RunDirectory
+    genotypes: Mapping[str, Genotype]
+    refinements: Mapping[str, Refinement]
+    inputs: Tensor
+    loss: float
+    losses: Mapping[str, float]
+    steps: int
+    budget: int
+
+
+def find(
+    config: SearchConfig,
+    space: SearchSpace,
+    experiment: Experiment,
+    place: Place,
+    measured: Mapping[str, Genotype],
+) -> Found:
+    """Search by the strategy of `config`, in a new run directory or going on with `place`; it is then that of the run.
+
+    `measured`: functions of the space, by name, that are measured after the search as it measured its own: under the
+    weights of a gradient search, or each by a trial, whose steps do not count.
+    """
+    started, resumed = time.perf_counter(), place.path is not None
+    found = (_by_gradient if config.strategy == "gradient" else _by_trials)(config, space, experiment, place, measured)
+    facts = {
+        "strategy": config.strategy,
+        "seed": config.search.seed,
+        "functions": {name: genotype.formula for name, genotype in found.genotypes.items()},
+        "loss": found.loss,
+        "losses": found.losses,
+        "steps": found.steps,
+        "budget": found.budget,
+        # Of a search in two parts the clock knows the second only.
+        "seconds": None if resumed else round(time.perf_counter() - started, 3),
+    }
+    found.run.write_json(SUMMARY, plain_data(facts))
+    return found
+
+
+def random_functions(contestants: Sequence[Contestant]) -> dict[str, Genotype]:
+    """Those that were drawn from the space, by name."""
+    return {c.name: c.genotype for c in contestants if c.kind == "random" and c.genotype is not None}
+
+
+def _by_gradient(
+    config: SearchConfig, space: SearchSpace, experiment: Experiment, place: Place, measured: Mapping[str, Genotype]
+) -> Found:
+    seed_all(config.search.seed)
+    watcher = _Watcher(config, space, place)
+    result = api.search(
+        experiment.build_task(),
+        experiment.data,
+        space=space,
+        run_root=config.run.root,
+        name=config.run.name,
+        resume=place.path,
+        callbacks=[watcher] if config.run.quiet else [watcher, SearchProgress(console=console)],
+        trainer=config.trainer.options(),
+        execution=Execution(**config.trainer.execution()),
+        config=config.to_dict(),
+        measured=measured,
+        **config.search.to_dict(),
+    )
+    loader, world = experiment.data.train_dataloader(), config.trainer.devices * config.trainer.num_nodes
+    ops = {op for cell in result.snapshot.cells.values() for op in cell.genotype.tree.ops()}
+    trains_on = any(config.search.level_of(p) == "alpha" for op in ops for p in registry[op].parameters)
+    refined = [r.loss for r in result.refinements.values()]
+    return Found(
+        RunDirectory(result.run_dir),
+        result.genotypes,
+        result.refinements,
+        result.inputs,
+        refined[-1] if refined else result.snapshot.losses.get("val", math.nan),
+        result.losses,
+        gradient_steps(loader, config.search, space, trains_on, world).total,
+        gradient_steps(loader, config.search, space, world=world).total,
+    )
+
+
+def _by_trials(
+    config: SearchConfig, space: SearchSpace, experiment: Experiment, place: Place, measured: Mapping[str, Genotype]
+) -> Found:
+    # Functions are trained as they are, as in the cell of a gradient search.
+    retraining = dataclasses.replace(config.retraining, gain="none", compile=False)
+    # What ends or averages a whole training has no part in a search.
+    training = {**experiment.build_task.training, "lbfgs_steps": 0, "ema": 0.0}
+    fresh = dataclasses.replace(experiment.build_task, training=training)
+
+    def build_task(genotype: Genotype) -> pl.LightningModule:
+        contestant = as_discovered(genotype, retraining)
+        seed, force = config.search.seed, config.search.force
+        return fresh_task(fresh, experiment.data, contestant, seed, force)[0]
+
+    def started(path: Path) -> None:
+        place.path = path
+        if not config.run.quiet:
+            say(
+                f"{config.model.name} on {config.data.name}: {config.strategy} search in space {space.name} "
+                f"({space.size:,} functions), each trained from scratch\nrun directory: {path}"
+            )
+
+    def told(record: TrialRecord, steps: int, budget: int) -> None:
+        if not config.run.quiet:
+            ending = ", stopped" if record.pruned else ""
+            say(
+                f"  {steps}/{budget} steps  trial {record.number}: loss {record.loss:.4f} after {record.steps} steps"
+                f"{ending}: {record.formula}"
+            )
+
+    result = search_by_trials(
+        build_task,
+        experiment.data,
+        strategy=config.strategy,
+        space=space,
+        settings=config.search,
+        trials=config.trials,
+        run_root=config.run.root,
+        name=config.run.name,
+        resume=place.path,
+        trainer=config.trainer.options(),
+        execution=Execution(**config.trainer.execution()),
+        config=config.to_dict(),
+        measured=measured,
+        told=told,
+        started=started,
+    )
+    run, genotypes = RunDirectory(result.run_dir), {"network": result.genotype}
+    loss = result.best.loss
+    losses = {DISCOVERED: loss, **result.losses}
+    return Found(run, genotypes, {}, result.inputs, loss, losses, result.steps, result.budget.total)
+
+
+class _Watcher(pl.Callback):
+    """Tells how a gradient search begins, and remembers where it is written."""
+
+    def __init__(self, config: SearchConfig, space: SearchSpace, place: Place) -> None:
+        self.config = config
+        self.space = space
+        self.place = place
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, SearchCheckpoint):
-                self.path = callback.directory.parent
+                self.place.path = callback.directory.parent
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, BilevelSearch)
@@ -85,44 +250,43 @@ class _Watcher(pl.Callback):
         sites = sum(len(cell.site_names) for cell in pl_module._cells())
         say(
             f"{self.config.model.name} on {self.config.data.name}: {sites} activation sites now hold the mixed cell of "
-            f"space {self.space.name} ({self.space.size:,} functions)\nrun directory: {self.path}"
+            f"space {self.space.name} ({self.space.size:,} functions)\nrun directory: {self.place.path}"
         )
 
 
-def _show_found(result: api.SearchResult, run: RunDirectory) -> Path:
+def _show_found(found: Found) -> Path:
     """Print and draw the formulas; the picture's path."""
-    for name, genotype in result.genotypes.items():
-        title = "found" if len(result.genotypes) == 1 else name
+    for name, genotype in found.genotypes.items():
+        title = "found" if len(found.genotypes) == 1 else name
         say(f"\n{title}: f(x) = {Activation(genotype).extra_repr()}")
         say(f"  {families(genotype)}")
         if genotype.sites:
             say(f"  parameters are means over {len(genotype.sites)} sites; genotype.json has those of each")
-        refinement = result.refinements.get(name)
+        refinement = found.refinements.get(name)
         if refinement is not None and refinement.loss < refinement.start_loss:
             say(
                 f"  validation loss under the search's weights {refinement.start_loss:.4g} → {refinement.loss:.4g} by "
                 f"local search ({refinement.evaluations} functions measured)"
             )
-        suffix = "" if len(result.genotypes) == 1 else f".{name.replace('/', '_')}"
-        picture = save(draw_activation(Activation(genotype), result.inputs), run.figures / f"activation{suffix}.png")
+        suffix = "" if len(found.genotypes) == 1 else f".{name.replace('/', '_')}"
+        drawn = draw_activation(Activation(genotype), found.inputs)
+        picture = save(drawn, found.run.figures / f"activation{suffix}.png")
     return picture
 
 
 def _show_paths(run: RunDirectory, picture: Path, config: SearchConfig) -> None:
     say(f"\ngenotype     {run.genotype}\npicture      {picture}")
-    say(f"tensorboard  tensorboard --logdir {config.run.root}")
+    if config.strategy == "gradient":
+        say(f"tensorboard  tensorboard --logdir {config.run.root}")
+    else:
+        say(f"trials       {run.path / trials_log.FILE}")
 
 
-def _compare_found(
-    config: SearchConfig,
-    experiment: Experiment,
-    genotypes: Mapping[str, Genotype],
-    others: Sequence[Contestant],
-    run: RunDirectory,
-) -> None:
-    if len(genotypes) != 1:
+def _compare_found(config: SearchConfig, experiment: Experiment, found: Found, others: Sequence[Contestant]) -> None:
+    if len(found.genotypes) != 1:
         say("several functions were found: no comparison, which needs one")
         return
     settings = config.retraining
-    found = as_discovered(next(iter(genotypes.values())), settings)
-    retrain_all(config, settings, experiment, [found, *others], run.path, config.run.quiet)
+    discovered = as_discovered(next(iter(found.genotypes.values())), settings)
+    contestants = [discovered, *others]
+    retrain_all(config, settings, experiment, contestants, found.run.path, config.run.quiet, losses=found.losses)

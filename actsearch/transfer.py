@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,18 +140,18 @@ def retrain_all(
     directory: Path,
     quiet: bool = False,
     reference: str = DISCOVERED,
+    losses: Mapping[str, float] | None = None,
 ) -> Comparison:
     """Retrain every contestant for every seed, write all results to `directory`, and show the table.
 
-    `reference`: see `compare`.
+    `reference`, `losses`: see `compare`.
     """
-    if settings.epochs is None:
-        raise SettingsError("a transfer needs its length: set compare.epochs")
+    budget = budget_of(settings)
     seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
     total = len(contestants) * len(seeds)
     if not quiet:
         say(
-            f"\ncomparing {len(contestants)} activations in {config.model.name}, {settings.epochs} epochs each from "
+            f"\ncomparing {len(contestants)} activations in {config.model.name}, {budget.epochs} epochs each from "
             f"scratch, seeds {seeds.start} to {seeds.stop - 1}, on the test set of {experiment.data.title}"
         )
     done = 0
@@ -167,22 +167,17 @@ def retrain_all(
         experiment.data,
         contestants,
         seeds=list(seeds),
-        budget=Budget(
-            settings.epochs,
-            accumulate=settings.accumulate or 1,
-            gradient_clip=settings.gradient_clip,
-            epoch_batches=settings.epoch_batches,
-            slope_recovery=settings.slope_recovery or 0.0,
-        ),
+        budget=budget,
         directory=directory,
         trainer=config.trainer.options(),
         execution=Execution(**config.trainer.execution()),
         report=report,
         jobs=settings.jobs,
         reference=reference,
-        context=_context(config, settings),
+        context=context_of(config, settings),
         force=settings.force,
         save_models=settings.save_models,
+        losses=losses,
     )
     write(comparison, directory, f"{config.model.name} on {experiment.data.title}")
     say("")
@@ -190,7 +185,20 @@ def retrain_all(
     return comparison
 
 
-def _context(config: SearchConfig | TransferConfig, settings: RetrainConfig) -> dict[str, Any]:
+def budget_of(settings: RetrainConfig) -> Budget:
+    """How long, and how, a contestant is retrained. Raises SettingsError if that is not said."""
+    if settings.epochs is None:
+        raise SettingsError("a transfer needs its length: set compare.epochs")
+    return Budget(
+        settings.epochs,
+        accumulate=settings.accumulate or 1,
+        gradient_clip=settings.gradient_clip,
+        epoch_batches=settings.epoch_batches,
+        slope_recovery=settings.slope_recovery or 0.0,
+    )
+
+
+def context_of(config: SearchConfig | TransferConfig, settings: RetrainConfig) -> dict[str, Any]:
     """What decides the results, beside the functions and the budget: not where the data lies or how it is loaded."""
     whole = plain(config)
     data = {key: value for key, value in whole["data"].items() if key not in ("root", "num_workers", "device")}

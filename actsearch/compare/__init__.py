@@ -13,7 +13,7 @@ from actsearch.compare.contestants import (
     of_genotype,
     standard_contestants,
 )
-from actsearch.compare.retrain import Budget, Retrainer, Retraining
+from actsearch.compare.retrain import Budget, Retrainer, Retraining, fresh_task
 from actsearch.compare.saved import load_model, save_model
 from actsearch.compare.statistics import Paired, detectable, holm, paired
 from actsearch.compare.study import compare
@@ -36,6 +36,7 @@ __all__ = [
     "compare",
     "contestant",
     "detectable",
+    "fresh_task",
     "holm",
     "load_model",
     "of_genotype",

@@ -18,6 +18,7 @@ import numpy as np
 
 from actsearch.compare.adapted import OWN, OWN_FORMULA
 from actsearch.compare.contestants import ADAPTED, DISCOVERED, Contestant
+from actsearch.compare.ranks import LEAST, RankCorrelation, rank_correlation
 from actsearch.compare.records import plain, retraining
 from actsearch.compare.retrain import Budget, Retraining
 from actsearch.compare.statistics import LEVEL, Paired, holm, paired
@@ -113,6 +114,7 @@ class Comparison:
         retrainings: one for each seed and contestant.
         references: names of those that every other one is compared with.
         context: what the caller says of data, model and training.
+        losses: what the search measured of contestants, by name, all in the same way; may be empty.
     """
 
     metric: str
@@ -123,6 +125,7 @@ class Comparison:
     retrainings: tuple[Retraining, ...]
     references: tuple[str, ...]
     context: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    losses: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def epochs(self) -> int:
@@ -175,6 +178,13 @@ class Comparison:
     def scale(self) -> float:
         """Accuracies are shown in percent: 100, else 1."""
         return 100.0 if self.metric.endswith("acc") else 1.0
+
+    @cached_property
+    def rank_correlation(self) -> RankCorrelation | None:
+        """Between the search's losses and the retrained means, over the contestants that have both."""
+        both = [row for row in self.rows if row.name in self.losses]
+        losses = [self.losses[row.name] for row in both]
+        return rank_correlation(losses, [row.mean for row in both], self.higher_is_better)
 
     def says(self, test: Test) -> str:
         """`better`, `worse`, `no significant difference` or `no test is possible`, of the reference."""
@@ -303,6 +313,13 @@ class Comparison:
                 "No random functions are among the controls: what is adapted belongs to no search space; with --space "
                 "NAME some are drawn."
             )
+        if self.rank_correlation is not None:
+            lines.append(f"Rank correlation of the search's loss with the retrained metric: {self.rank_correlation}.")
+        elif self.losses:
+            lines.append(
+                "No rank correlation of the search's loss with the retrained metric is told: it takes at least "
+                f"{LEAST} functions of the space, not all alike (compare.random {LEAST - 1})."
+            )
         if self.context.get("compile"):
             lines.append("Functions with a genotype ran as fused kernels; classes of torch.nn are torch's own.")
         return lines
@@ -326,6 +343,8 @@ class Comparison:
             "rows": plain(rows),
             "tests": plain(tests),
             "context": plain(self.context),
+            "losses": plain(self.losses),
+            "rank_correlation": plain(dataclasses.asdict(self.rank_correlation)) if self.rank_correlation else None,
             "retrainings": [plain(dataclasses.asdict(r)) for r in self.retrainings],
         }
 
@@ -345,6 +364,7 @@ class Comparison:
             retrainings=tuple(retraining(r) for r in data["retrainings"]),
             references=tuple(data["references"]),
             context=data["context"],
+            losses={k: math.inf if v is None else v for k, v in data.get("losses", {}).items()},
         )
 
     @classmethod

@@ -13,7 +13,7 @@ from typing import Any
 from actsearch.compare.contestants import Contestant
 from actsearch.compare.retrain import Retraining
 from actsearch.errors import RunError
-from actsearch.files import append_line, write_atomically, write_text
+from actsearch.files import append_line, read_json_lines, write_text
 
 FILE = "retrainings.jsonl"
 
@@ -72,27 +72,7 @@ class Records:
         self.done[result.activation, result.seed] = result
 
     def _lines(self) -> list[dict[str, Any]]:
-        if not self.path.is_file():
-            return []
-        try:
-            content = self.path.read_bytes()
-        except OSError as error:
-            raise RunError(f"cannot read {self.path}: {error.strerror or error}") from None
-        whole = content[: content.rfind(b"\n") + 1]
-        if whole != content:
-            write_atomically(self.path, lambda temporary: temporary.write_bytes(whole))
-        lines = []
-        for number, line in enumerate(whole.splitlines(), start=1):
-            try:
-                lines.append(json.loads(line))
-                if not isinstance(lines[-1], dict):
-                    raise ValueError("it holds no keys and values")
-            except (ValueError, RecursionError) as error:
-                raise RunError(
-                    f"{self.path} is damaged at line {number} ({error}): delete the line, and its retraining is done "
-                    "again, or use a new folder"
-                ) from None
-        return lines
+        return read_json_lines(self.path, "delete the line, and its retraining is done again, or use a new folder")
 
 
 def retraining(data: Mapping[str, Any]) -> Retraining:

@@ -20,7 +20,6 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from actsearch.compare.batches import SeededBatches, SeededSteps
 from actsearch.compare.contestants import Contestant
 from actsearch.compare.cost import StepClock
 from actsearch.compare.saved import model_file, save_model
@@ -30,6 +29,7 @@ from actsearch.errors import SettingsError, TaskError, unknown_name
 from actsearch.execution import Execution
 from actsearch.models import scale_weights
 from actsearch.ops.slope_recovery import has_slopes
+from actsearch.search.batches import SeededBatches, SeededSteps
 from actsearch.seeds import seed_all
 from actsearch.swap import swap
 from actsearch.tasks.slope_recovery import SlopeRecovery
@@ -159,7 +159,7 @@ class Retrainer:
 
         Raises TaskError for a task that cannot be trained so; a loss that is not finite is a result, not an error.
         """
-        task, added = self._task(contestant, seed)
+        task, added = fresh_task(self.build_task, self.datamodule, contestant, seed, self.force)
         with self.execution.applied(task):
             return self._train(task, added, contestant, seed, device, jobs)
 
@@ -222,24 +222,34 @@ class Retrainer:
         bad = sorted(name for name, value in metrics.items() if not math.isfinite(value))
         return dataclasses.replace(result, metrics=metrics, failure=f"{bad[0]} is not finite" if bad else "")
 
-    def _task(self, contestant: Contestant, seed: int) -> tuple[pl.LightningModule, int]:
-        """A fresh task with the contestant in it, and the number of parameters that this added."""
-        seed_all(seed)
-        task = self.build_task()
-        if contestant.weights != 1:
-            scale_weights(task, contestant.weights)
-        before = _trainable(task)
-        swap(task, copy.deepcopy(contestant.make), shared=contestant.shared, force=self.force)
-        if any(isinstance(module, LazyModuleMixin) for module in task.modules()):
-            _settle(task, self.datamodule.train_dataloader())
-        return task, _trainable(task) - before
-
     def _validation(self, task: pl.LightningModule) -> Any:
         if self.curve != "test":
             return None
         if not is_overridden("validation_step", task):
             raise TaskError(f"{type(task).__name__} has no validation_step to draw a test curve with; use curve train")
         return self.datamodule.test_dataloader()
+
+
+def fresh_task(
+    build_task: Callable[[], pl.LightningModule],
+    datamodule: Any,
+    contestant: Contestant,
+    seed: int,
+    force: bool = False,
+) -> tuple[pl.LightningModule, int]:
+    """A fresh task with the contestant in it, and the number of trainable parameters that this added.
+
+    The arguments are those of `Retrainer`. Equal seeds give equal weights, whatever the contestant.
+    """
+    seed_all(seed)
+    task = build_task()
+    if contestant.weights != 1:
+        scale_weights(task, contestant.weights)
+    before = _trainable(task)
+    swap(task, copy.deepcopy(contestant.make), shared=contestant.shared, force=force)
+    if any(isinstance(module, LazyModuleMixin) for module in task.modules()):
+        _settle(task, datamodule.train_dataloader())
+    return task, _trainable(task) - before
 
 
 # Where a retraining runs, not what it computes. Each runs on one device; several serve several retrainings at once.

@@ -50,6 +50,7 @@ def compare(
     curve: Curve = "train",
     force: bool = False,
     save_models: bool = False,
+    losses: Mapping[str, float] | None = None,
 ) -> Comparison:
     """Retrain every contestant from scratch for every seed, at the same budget, and test it.
 
@@ -79,6 +80,7 @@ def compare(
         force: take contestants that are less smooth than the model needs; see `swap`.
         save_models: write every trained model to `directory`/models; see `actsearch.compare.load_model`. Retrainings
             that are done, but without a model, are then done again.
+        losses: what a search measured of contestants, by name, for the rank correlation with their retraining.
 
     Raises TaskError if the task does not log the metric, RunError if the directory cannot be written, is in use by
     another process, or holds results of other functions or conditions, SettingsError and UnknownNameError for arguments
@@ -132,6 +134,7 @@ def compare(
         retrainings=tuple(results),
         references=references,
         context=dict(context or {}),
+        losses=dict(losses or {}),
     )
     comparison.save(directory)
     return comparison

@@ -162,15 +162,15 @@ def show_comparison(comparison: Comparison, console: Console) -> None:
 
 def markdown(comparison: Comparison, title: str = "") -> str:
     """Tables in GitHub's Markdown, the verdict, and the notes."""
-    parts = [f"# {_md(title or _title(comparison))}", _md(comparison.summary())]
+    parts = [f"# {escaped(title or _title(comparison))}", escaped(comparison.summary())]
     for block in blocks(comparison):
-        lines = ["| " + " | ".join(_md(name) for name in block.columns) + " |"]
+        lines = ["| " + " | ".join(escaped(name) for name in block.columns) + " |"]
         lines.append("| --- | --- |" + " ---: |" * (len(block.columns) - 2))
         for _, _, (name, formula, *cells) in block.rows:
-            lines.append("| " + " | ".join([_md(name), _code(formula), *map(_md, cells)]) + " |")
+            lines.append("| " + " | ".join([escaped(name), code(formula), *map(escaped, cells)]) + " |")
         parts.append("\n".join(lines))
-    parts.append("\n".join(f"- {_md(line)}" for line in comparison.verdict().splitlines()[:-1]))
-    parts.append("\n".join(_md(line) for line in comparison.notes()))
+    parts.append("\n".join(f"- {escaped(line)}" for line in comparison.verdict().splitlines()[:-1]))
+    parts.append("\n".join(escaped(line) for line in comparison.notes()))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -178,13 +178,15 @@ def _title(comparison: Comparison) -> str:
     return f"Comparison: {len(comparison.seeds)} seed(s), {comparison.epochs} epoch(s)"
 
 
-def _md(text: str) -> str:
+def escaped(text: str) -> str:
+    """`text` as Markdown shows it, in one line."""
     for sign in "\\`*_|<>[]":
         text = text.replace(sign, f"\\{sign}")
     return " ".join(text.split())
 
 
-def _code(text: str) -> str:
+def code(text: str) -> str:
+    """`text` as code in a cell of a Markdown table."""
     # In a table the bar ends a cell even within code.
     return "`" + " ".join(text.replace("`", "'").split()).replace("|", "\\|") + "`"
 

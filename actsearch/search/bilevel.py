@@ -9,7 +9,6 @@ so neither level can leave anything in the other's `.grad`.
 
 from __future__ import annotations
 
-import inspect
 import math
 import reprlib
 import time
@@ -31,6 +30,7 @@ from actsearch.ops.spec import registry
 from actsearch.search.averages import Averages
 from actsearch.search.gate import Gate
 from actsearch.search.late import LateReadings
+from actsearch.search.loss import mean_loss, task_loss, to_device
 from actsearch.search.monitor import Observer, Snapshot, locate_non_finite, recorded_inputs, snapshot_cell
 from actsearch.search.optimizers import all_agree, all_reduce_mean, one_optimizer
 from actsearch.search.schedule import drop_times
@@ -112,7 +112,6 @@ class BilevelSearch(pl.LightningModule):
         self._lower: list[Gate] = []
         self._statistics_layers = statistics_layers(task)
         self._settled_at: tuple[tuple[int, ...], bool] | None = None
-        self._takes_index = len(inspect.signature(task.training_step).parameters) > 1
         self._seconds = 0.0
         self._schedulers_loaded: int | None = None
         self.started = False  # whether all that a checkpoint holds is restored
@@ -385,16 +384,7 @@ class BilevelSearch(pl.LightningModule):
     def _loss(self, batch: Any, index: int, level: str | None) -> Tensor:
         """The loss of the task's training_step. Raises TaskError if there is none."""
         with self._averages.recording(self.task, f"{level}/" if level else None):
-            arguments = (batch, index) if self._takes_index else (batch,)
-            output = self.task.training_step(*arguments)
-        loss = output.get("loss") if isinstance(output, Mapping) else output
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            got = "None" if loss is None else type(loss).__name__
-            raise TaskError(
-                f"{type(self.task).__name__}.training_step returned {got}; a search needs it to return the loss, "
-                "a tensor of one element (or a mapping with the key 'loss')"
-            )
-        return loss.reshape(())
+            return task_loss(self.task, batch, index)
 
     def _anchor(self) -> Tensor | float:
         if self.settings.anchor == 0:
@@ -567,12 +557,8 @@ class BilevelSearch(pl.LightningModule):
         `ops` gives the operation of every slot by cell; a cell that it leaves out is at its best choice.
         Normalisation layers use the statistics of each batch, which the discrete cell changes; dropout is off.
         """
-        total, n = 0.0, 0
         with self._measuring(ops):
-            for index, batch in enumerate(self.validation if batches is None else batches):
-                total += float(self._loss(self._to_device(batch), index, None))
-                n += 1
-        return total / n if n else float("nan")
+            return mean_loss(self.task, self.validation if batches is None else batches, self.device)
 
     def measure(self, epoch: int) -> Snapshot:
         """Everything that there is to tell at the end of `epoch`."""
@@ -627,10 +613,7 @@ class BilevelSearch(pl.LightningModule):
             yield
 
     def _to_device(self, batch: Any) -> Any:
-        device = self.device
-        batch = self.task.on_before_batch_transfer(batch, 0)
-        batch = self.task.transfer_batch_to_device(batch, device, 0)
-        return self.task.on_after_batch_transfer(batch, 0)
+        return to_device(self.task, batch, self.device)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Each half of a pair goes the way that the task prescribes."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import (
     DataLoader,
     Dataset,
@@ -13,6 +15,7 @@ from torch.utils.data import (
     IterableDataset,
     RandomSampler,
     SequentialSampler,
+    Subset,
     default_collate,
 )
 
@@ -174,6 +177,45 @@ class PairLoader:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Start the next iteration at the given position."""
         self._skip = int(state["position"])
+
+
+def validation_loader(
+    datamodule: Any, loader: DataLoader[Any], arch: NDArray[np.int64], seed: int, limit: int | None = None
+) -> DataLoader[Any]:
+    """α's part in a fixed order, without augmentation where the datamodule offers that (`eval_train_set`).
+
+    The order is mixed: the first batches alone, which is all that refine reads, hold what the whole part holds.
+    `limit`: so many batches at most.
+    """
+    dataset = getattr(datamodule, "eval_train_set", loader.dataset)
+    mixed = np.random.default_rng([seed, len(arch)]).permutation(arch)
+    if limit is not None:
+        assert loader.batch_size is not None
+        mixed = mixed[: limit * loader.batch_size]
+    return DataLoader(
+        Subset(dataset, mixed.tolist()),
+        batch_size=loader.batch_size,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+    )
+
+
+def weights_loader(template: DataLoader[Any], weights: NDArray[np.int64]) -> DataLoader[Any]:
+    """The weights' part alone, shuffled, in batches like those of a PairLoader: as many, none with a single example."""
+    size = template.batch_size
+    assert size is not None
+    short = len(weights) % size
+    return DataLoader(
+        Subset(template.dataset, weights.tolist()),
+        batch_size=size,
+        shuffle=True,
+        drop_last=len(weights) > size and (template.drop_last or short == 1),
+        num_workers=template.num_workers,
+        collate_fn=_collate if template.collate_fn is default_collate else template.collate_fn,
+        pin_memory=template.pin_memory,
+        worker_init_fn=template.worker_init_fn,
+        generator=torch.Generator(),
+    )
 
 
 def check_template(loader: Any) -> None:

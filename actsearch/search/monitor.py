@@ -142,17 +142,22 @@ def _parameters(cell: MixedCell, slot: str, op: str) -> dict[str, Tensor]:
 
 
 @contextmanager
-def recorded_inputs(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Within it, collects up to SAMPLE evenly spaced inputs of every mixed site at its first call, float32 on CPU."""
+def recorded_inputs(model: nn.Module, kind: type[nn.Module] = MixedSite) -> Iterator[dict[str, Tensor]]:
+    """Within it, collects up to SAMPLE evenly spaced inputs of every mixed site at its first call, float32 on CPU.
+
+    Of another `kind` of module, by the name that it has in `model`.
+    """
     found: dict[str, Tensor] = {}
 
-    def hook(site: nn.Module, inputs: tuple[Any, ...]) -> None:
-        assert isinstance(site, MixedSite)
-        if site.name not in found:
+    def record(name: str, inputs: tuple[Any, ...]) -> None:
+        if name not in found:
             flat = inputs[0].detach().flatten()
-            found[site.name] = flat[:: max(1, -(-flat.numel() // SAMPLE))].float().cpu()
+            found[name] = flat[:: max(1, -(-flat.numel() // SAMPLE))].float().cpu()
 
-    handles = [m.register_forward_pre_hook(hook) for m in model.modules() if isinstance(m, MixedSite)]
+    def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        return lambda site, inputs: record(site.name if isinstance(site, MixedSite) else name, inputs)
+
+    handles = [m.register_forward_pre_hook(hook(name)) for name, m in model.named_modules() if isinstance(m, kind)]
     try:
         yield found
     finally:

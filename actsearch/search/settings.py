@@ -179,6 +179,33 @@ class SearchSettings:
         return data
 
 
+@dataclass
+class TrialSettings:
+    """How the strategies random, tpe and genetic spend the training steps of the gradient search.
+
+    Each trial trains one function from scratch on the weights' part, and is judged by its loss on α's part after each
+    rung of steps; successive halving stops those that others beat.
+
+    Args:
+        length: steps of the longest trial, as a share of the weight steps of the gradient search.
+        rungs: so often a trial is judged, the last time at its end; 1 trains all to the end.
+        reduction: each rung has so many times the steps of the one before, and one in so many trials gets there.
+        population: of the genetic sampler; as many trials of TPE are random before its model has enough to go by.
+    """
+
+    length: float = 1 / 3
+    rungs: int = 3
+    reduction: int = 3
+    population: int = 8
+
+    def __post_init__(self) -> None:
+        if not (_is_number(self.length) and 0 < self.length <= 1):
+            raise SettingsError(f"trials.length must be above 0 and at most 1, not {self.length!r}")
+        _at_least("trials.rungs", self.rungs, 1)
+        _at_least("trials.reduction", self.reduction, 2)
+        _at_least("trials.population", self.population, 2)
+
+
 def _build(cls: type, data: Mapping[str, Any], kind: str, nested: Mapping[str, type]) -> Any:
     known = [f.name for f in dataclasses.fields(cls)]
     values = {}

@@ -35,12 +35,12 @@ from actsearch.compare import (
     save_model,
     standard_contestants,
 )
-from actsearch.compare.batches import SeededBatches
 from actsearch.compare.retrain import _settle
 from actsearch.compare.saved import model_file
 from actsearch.data import ImageData
 from actsearch.errors import RunError, SettingsError, TaskError, UnknownNameError
 from actsearch.genotype import Genotype
+from actsearch.search.batches import SeededBatches
 from actsearch.space import SearchSpace
 from actsearch.swap import Site, swap
 from actsearch.tasks import Classification

@@ -26,9 +26,9 @@ FLOORS = [
     {"compare", "tune"},
     {"report"},
     {"config", "options", "build"},
-    {"api", "bench"},
+    {"api", "bench", "trials"},
     {"process"},
-    {"session", "transfer", "tuning", "viewing", "carrying", "benching", "simulating", "doctor"},
+    {"session", "transfer", "tuning", "viewing", "carrying", "benching", "simulating", "doctor", "competing"},
     {"cli", "__main__"},
 ]
 LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}

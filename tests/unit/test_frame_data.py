@@ -19,11 +19,11 @@ from torch import nn
 from torch.utils.data import Subset
 
 from actsearch import data, models
-from actsearch.compare.batches import SeededBatches
 from actsearch.data import FrameData
 from actsearch.data.frames import FrameSet, frameset
 from actsearch.errors import DataError, SettingsError, UnknownNameError
 from actsearch.forcefield.frames import Frame, FrameBatch
+from actsearch.search.batches import SeededBatches
 from actsearch.search.loader import PairLoader, check_template
 from actsearch.search.split import labels_of, split
 
