@@ -30,6 +30,7 @@ from actsearch.compare import (
     Retraining,
     compare,
     contestant,
+    fresh_task,
     load_model,
     of_genotype,
     save_model,
@@ -557,7 +558,7 @@ def test_gain_of_the_weights_scales_the_start_relative_to_relu(digits: ImageData
 
     for gain in ("none", "weights"):
         found = contestant("tanh", gain=gain)  # type: ignore[arg-type]
-        task, _ = Retrainer(build, digits, Budget(1), CPU)._task(found, 0)
+        task, _ = fresh_task(build, digits, found, 0)
         record(task)  # type: ignore[arg-type]
     torch.testing.assert_close(seen[1], seen[0] * found.weights)
     assert found.weights > 1

@@ -69,7 +69,10 @@ def test_the_plan_of_the_readme_can_be_tuned() -> None:
 
 def test_local_links_of_the_readme_exist() -> None:
     for link in re.findall(r"\]\((?!https?:)([^)]+)\)", README):
-        assert (ROOT / link).exists()
+        path, _, section = link.partition("#")
+        assert (ROOT / path).exists()
+        headings = re.findall(r"^#+ (.+)$", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE) if section else []
+        assert not section or section in [heading.lower().replace(" ", "-") for heading in headings]
 
 
 def test_files_that_the_readme_lists_are_left_by_a_search() -> None:

@@ -374,8 +374,8 @@ def test_the_best_is_of_those_that_took_the_most_steps(tmp_path: Path) -> None:
     ("line", "hint"),
     [
         ('{"number": 1}', "line 3 is not trial 1"),
-        ("[]", "line 3 is not trial 1"),
-        ("nonsense", "cannot read"),
+        ("[]", "damaged at line 3"),
+        ("nonsense", "damaged at line 3"),
         (None, "line 3 is not trial 1"),  # the first trial twice
     ],
     ids=["incomplete", "list", "no-json", "twice"],
