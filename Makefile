@@ -14,7 +14,7 @@ test: lint
 	$(PYTHON) -m pytest -n 2 -q
 
 test-slow: $(STAMP)
-	$(PYTHON) -m pytest -n 2 -q -m slow
+	$(PYTHON) -m pytest -n 2 -q -rs -m slow $(ARGS)
 
 # Against a real deepmd-kit and schnetpack. They want other versions of torch than ours: the one is built here, in
 # about 7 minutes, the other installed without what it asks for.

@@ -38,6 +38,8 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], cls: type | None = N
         return parser.instantiate(parsed)
     except ArgumentError as error:
         raise _explained(str(error), parser) from None
+    except OverflowError as error:  # of a whole number with hundreds of digits, where jsonargparse wants a float
+        raise SettingsError(f"a number among the settings is too large: {error}") from None
 
 
 def _explained(message: str, parser: ArgumentParser) -> Exception:

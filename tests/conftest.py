@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import actsearch._torchvision  # noqa: F401
@@ -14,6 +15,17 @@ import torch
 torch.set_num_threads(1)
 
 REPOSITORY = Path(__file__).parent.parent
+STARTED = time.monotonic()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seconds", type=float, metavar="N", help="skip tests that have not begun after so many seconds")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    limit = item.config.getoption("--seconds")
+    if limit is not None and time.monotonic() - STARTED > limit:
+        pytest.skip(f"not begun within {limit:g} seconds (--seconds)")
 
 
 @pytest.fixture(scope="session")

@@ -112,11 +112,11 @@ class TensorBoardObserver:
 
     def _open(self, snapshot: Snapshot) -> SummaryWriter:
         if self._writer is None:
+            _let_writers_end_quietly()
             with _without_tensorflow():
                 from torch.utils.tensorboard import SummaryWriter
 
                 self._writer = SummaryWriter(str(self.directory), purge_step=self._purge_epoch)
-            _let_writers_end_quietly()
             add_custom_scalars(self._writer, snapshot)
         return self._writer
 

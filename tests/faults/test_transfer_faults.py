@@ -428,13 +428,17 @@ def test_a_transfer_that_is_told_to_end_goes_on_to_the_same_numbers(
 def test_two_transfers_in_one_folder_do_not_mix(tmp_path: Path) -> None:
     first = start(tmp_path)
     wait_for_results(tmp_path / "runs" / "transfer" / "default" / FILE, 1, first)
-    second = start(tmp_path)
-    _, error = second.communicate(timeout=200)
+    first.send_signal(signal.SIGSTOP)  # or it could be done before the second begins
+    try:
+        second = start(tmp_path)
+        _, error = second.communicate(timeout=200)
+    finally:
+        first.send_signal(signal.SIGCONT)
+        _, of_first = first.communicate(timeout=400)
     assert second.returncode == 2
     assert f"in use by process {first.pid}" in error
     assert error.count("\n") == 1
-    _, error = first.communicate(timeout=400)
-    assert first.returncode == 0, error
+    assert first.returncode == 0, of_first
 
 
 def test_verbs_name_what_is_no_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -121,6 +121,7 @@ def test_an_unknown_public_name_is_an_attribute_error() -> None:
         (["search", "--search.relaxation", "dirichelt"], "'dirichlet'"),
         (["search", "--training.optimizer", "sdg"], "'sgd'"),
         (["search", "--search.epochs", "three"], "search.epochs must be of type int, not 'three'"),
+        (["search", "--search.alpha_lr", "1" + 400 * "0"], "too large"),
         (["search", "--search.alpha_lr", ".nan"], "alpha_lr must be a positive finite number, not nan"),
         (["search", "--search.alpha_lr", "nan"], "search.alpha_lr"),
         (["search", "--training.lr", ".nan"], "above 0"),
