@@ -20,6 +20,7 @@ FOUND = (ORANGE, "#CC79A7", "#E69F00")
 OTHERS = (BLUE, GREEN, "#56B4E9", "#000000", "#CC79A7", "#E69F00")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 LONGEST_NAME = 28
+OUTLYING = 10  # times the median: then the axis is logarithmic
 _WORDS = {
     "acc": "accuracy (%)",
     "loss": "loss",
@@ -81,7 +82,13 @@ def draw_box_plots(comparison: Comparison) -> Figure:
     for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
         tick.set_fontweight("bold" if row.kind in REFERENCES else "normal")
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel(f"{metric_label(comparison)}; a point is a seed, the diamond their mean")
+    # One that did not learn would press all others into a line.
+    every = np.concatenate([comparison.scale * np.array(row.values) for row in rows])
+    every = every[~np.isnan(every)]
+    if len(every) and every.min() > 0 and every.max() > OUTLYING * np.median(every):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel(f"{metric_label(comparison)}\na point is a seed, the diamond their mean")
     return figure
 
 

@@ -395,3 +395,17 @@ def test_pictures_without_curves_or_with_one_epoch() -> None:
     one = tuple(dataclasses.replace(r, curve={"train_loss": [1.0]}) for r in comparison.retrainings)
     figure = draw_learning_curves(dataclasses.replace(comparison, retrainings=one, budget=Budget(1)))
     assert figure.axes[0].lines[0].get_marker() == "o"
+
+
+def test_one_that_did_not_learn_does_not_hide_the_others() -> None:
+    def scale(first: float) -> str:
+        return draw_box_plots(made({**ALL, "relu": [first, *BASE[1:]]})).axes[0].get_xscale()
+
+    assert scale(BASE[0]) == "linear"
+    assert scale(100 * BASE[0]) == "log"
+    assert scale(-100 * BASE[0]) == "linear"
+    axes = draw_box_plots(made(ALL)).axes[0]
+    axes.figure.canvas.draw()
+    label = axes.xaxis.label.get_window_extent()
+    assert label.x0 >= 0
+    assert label.x1 <= axes.figure.bbox.width
