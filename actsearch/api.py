@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import actsearch._torchvision  # noqa: F401
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -28,6 +28,7 @@ from actsearch.execution import Execution
 from actsearch.genotype import Genotype
 from actsearch.lock import locked
 from actsearch.ops import registry
+from actsearch.ranks import is_rank_zero
 from actsearch.report.progress import SearchProgress
 from actsearch.report.tensorboard import TensorBoardObserver
 from actsearch.run import RunDirectory
@@ -146,9 +147,13 @@ def search(
     cells, report = _swap_in_cells(task, loaded, chosen, include, exclude)
     try:
         saved = dict(config) if config is not None else {"search": chosen.to_dict()}
-        run = RunDirectory.begin(loaded, saved, run_root, name, resume)
-        # Of several processes one writes.
-        with locked(run.path) if _rank_zero() else nullcontext(), execution.applied(task):
+        with ExitStack() as within:
+            if is_rank_zero():
+                run = RunDirectory.begin(loaded, saved, run_root, name, resume)
+                within.enter_context(locked(run.path))
+            else:  # of several processes one writes; what the others would is thrown away
+                run = RunDirectory.begin(loaded, saved, within.enter_context(TemporaryDirectory()), name, None)
+            within.enter_context(execution.applied(task))
             return _run(
                 task,
                 datamodule,
@@ -156,7 +161,7 @@ def search(
                 loaded,
                 chosen,
                 run,
-                resume is not None,
+                None if resume is None else RunDirectory(resume),
                 cells,
                 report,
                 observers,
@@ -175,7 +180,7 @@ def _run(
     space: SearchSpace,
     settings: SearchSettings,
     run: RunDirectory,
-    resumed: bool,
+    resumed: RunDirectory | None,
     cells: Mapping[str, MixedCell],
     report: SwapReport,
     observers: Sequence[Observer] | None,
@@ -196,13 +201,12 @@ def _run(
         arch.tolist(),
         settings.seed,
         lambda: bilevel.current_epoch,
-        *_rank_and_world(),
         limit=settings.epoch_batches,
     )
     bilevel.validation = validation_loader(datamodule, loader, arch, settings.seed, settings.validation_batches)
     if not all(cell.op_parameters.is_complete for cell in cells.values()):
         bilevel.meet(next(iter(bilevel.validation)))
-    checkpoint = latest_checkpoint(run.checkpoints, bilevel.objection) if resumed else None
+    checkpoint = None if resumed is None else latest_checkpoint(resumed.checkpoints, bilevel.objection)
     if callbacks is None:
         callbacks = [SearchProgress()]
     if observers is None:
@@ -242,7 +246,8 @@ def _run(
         if close is not None:
             close()
     losses = _losses(bilevel, {DISCOVERED: next(iter(genotypes.values())), **measured}) if len(genotypes) == 1 else {}
-    result = SearchResult(genotypes, run.path, snapshot, refinements, report, losses)
+    where = Path(trainer.strategy.broadcast(str(run.path)))  # of several processes, that of the one that writes
+    result = SearchResult(genotypes, where, snapshot, refinements, report, losses)
     run.write_inputs(result.inputs)
     return result
 
@@ -370,16 +375,6 @@ def _train_loader(task: pl.LightningModule, datamodule: Any) -> DataLoader[Any]:
     if test is not None and loader.dataset is test:
         raise TaskError("the training loader reads the test set; a search must never see it")
     return loader
-
-
-def _rank_zero() -> bool:
-    return getattr(rank_zero_only, "rank", 0) == 0
-
-
-def _rank_and_world() -> tuple[int, int]:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
 
 
 def _epochs_done(checkpoint: Path) -> int:

@@ -25,6 +25,7 @@ from actsearch.execution import Execution
 from actsearch.genotype import Genotype
 from actsearch.ops import registry
 from actsearch.process import console, prepare, say, stoppable
+from actsearch.ranks import is_rank_zero, part
 from actsearch.report.plots import draw_activation, save
 from actsearch.report.progress import SearchProgress
 from actsearch.report.terminal import families
@@ -56,6 +57,9 @@ def search(config: SearchConfig, resume: Path | None) -> None:
         drawn = random_functions(others) if config.compare.enabled else {}
         worth = config.strategy == "gradient" or len(drawn) + 1 >= LEAST
         found = find(config, space, experiment, place, drawn if worth else {})
+        part()
+        if not is_rank_zero():
+            return
         picture = _show_found(found)
         if config.compare.enabled:
             _compare_found(config, experiment, found, others)
@@ -133,7 +137,8 @@ def find(
         # Of a search in two parts the clock knows the second only.
         "seconds": None if resumed else round(time.perf_counter() - started, 3),
     }
-    found.run.write_json(SUMMARY, plain_data(facts))
+    if is_rank_zero():
+        found.run.write_json(SUMMARY, plain_data(facts))
     return found
 
 

@@ -10,7 +10,6 @@ from typing import Any, Literal, get_args
 import actsearch._torchvision  # noqa: F401
 
 import pytorch_lightning as pl
-from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -19,6 +18,7 @@ from rich.text import Text
 
 from actsearch.cell.mixed import MixedCell
 from actsearch.errors import SettingsError, unknown_name
+from actsearch.ranks import is_rank_zero
 from actsearch.report.terminal import make_console, plain
 from actsearch.search.bilevel import BilevelSearch
 from actsearch.search.monitor import Snapshot
@@ -58,7 +58,7 @@ class SearchProgress(pl.Callback):
 
     @property
     def _is_silent(self) -> bool:
-        return self.mode == "quiet" or getattr(rank_zero_only, "rank", 0) != 0
+        return self.mode == "quiet" or not is_rank_zero()
 
     def _open(self) -> Console:
         if self._console is None:

@@ -20,11 +20,11 @@ import actsearch._torchvision  # noqa: F401
 
 import numpy as np
 import torch
-from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
 from actsearch.activation import Activation
 from actsearch.errors import RunError
+from actsearch.ranks import is_rank_zero
 from actsearch.report.plots import draw_activation, draw_probabilities, pixels
 from actsearch.search.monitor import CellSnapshot, Snapshot
 
@@ -62,7 +62,7 @@ class TensorBoardObserver:
 
     def __call__(self, snapshot: Snapshot) -> None:
         """Log one epoch. Raises RunError if it cannot be written."""
-        if getattr(rank_zero_only, "rank", 0) != 0:
+        if not is_rank_zero():
             return
         try:
             self._log(snapshot)

@@ -20,6 +20,7 @@ from torch.utils.data import (
 )
 
 from actsearch.errors import TaskError
+from actsearch.ranks import rank_and_world
 from actsearch.seeds import mix_seed, seed_all
 
 # Tells the orders of the two parts apart.
@@ -75,7 +76,8 @@ class PairLoader:
         weights, arch: positions of the two parts in the template's dataset.
         seed: of the orders.
         epoch: tells the present epoch when an iteration starts.
-        rank, world: with several processes each takes every `world`-th example of an order.
+        ranks: tells the number of this process and how many there are, of which each takes every so-manieth example of
+            an order; asked when an order is needed, since a Trainer starts the other processes late.
         limit: an epoch ends after so many pairs, if the weights' part has more.
 
     Raises TaskError if the loader cannot be split.
@@ -88,8 +90,7 @@ class PairLoader:
         arch: Sequence[int],
         seed: int,
         epoch: Callable[[], int],
-        rank: int = 0,
-        world: int = 1,
+        ranks: Callable[[], tuple[int, int]] = rank_and_world,
         limit: int | None = None,
     ) -> None:
         check_template(template)
@@ -97,17 +98,14 @@ class PairLoader:
         self._parts = {"weights": torch.as_tensor(weights), "arch": torch.as_tensor(arch)}
         self._seed = seed
         self._epoch = epoch
-        self._rank, self._world = rank, world
+        self._ranks = ranks
         self._limit = limit
         self._position = 0
         self._skip = 0
         self._batches = _Order()
         self._loader: DataLoader[Any] | None = None
-        if len(self._order("weights", 0, 0)) == 0 or len(self._order("arch", 0, 0)) == 0:
-            raise TaskError(
-                f"too few training examples ({len(weights)} for weights, {len(arch)} for α) for batches of "
-                f"{template.batch_size}; use smaller batches or more data"
-            )
+        for part in self._parts:
+            self._order(part, 0, 0)
 
     def __len__(self) -> int:
         return len(self._order("weights", 0, 0)[: self._limit])
@@ -115,14 +113,21 @@ class PairLoader:
     def _order(self, part: str, epoch: int, turn: int) -> list[list[int]]:
         """Batches of dataset positions of one pass over a part."""
         indices = self._parts[part]
+        rank, world = self._ranks()
         generator = torch.Generator().manual_seed(mix_seed(self._seed, epoch, turn, _STREAM[part]))
         shuffled = indices[torch.randperm(len(indices), generator=generator)]
-        shuffled = shuffled[: len(shuffled) // self._world * self._world][self._rank :: self._world]
+        shuffled = shuffled[: len(shuffled) // world * world][rank::world]
         size = self._template.batch_size
         assert size is not None
         batches = [batch.tolist() for batch in shuffled.split(size) if len(batch)]
         # A last batch of one breaks batch normalisation; a short one is kept unless the user drops it.
         short = len(batches) > 1 and len(batches[-1]) < (size if self._template.drop_last else 2)
+        if not batches:
+            sizes = [len(self._parts[name]) for name in ("weights", "arch")]
+            raise TaskError(
+                f"too few training examples ({sizes[0]} for weights, {sizes[1]} for α) for batches of {size}"
+                f"{f' in each of {world} processes' if world > 1 else ''}; use smaller batches or more data"
+            )
         return batches[:-1] if short else batches
 
     def __iter__(self) -> Iterator[dict[str, Any]]:

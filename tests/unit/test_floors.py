@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[2] / "actsearch"
 
 # Low to high; the modules of one line may import one another.
 FLOORS = [
-    {"errors", "files", "lock", "seeds", "_torchvision"},
+    {"errors", "files", "lock", "ranks", "seeds", "_torchvision"},
     {"ops"},
     {"genotype"},
     {"space", "zoo"},

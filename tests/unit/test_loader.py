@@ -33,7 +33,7 @@ class Augmented(Dataset[Any]):
 
 
 def pairs(workers: int = 0, seed: int = 1, epoch: int = 0, skip: int | None = None, **options: Any) -> list[Any]:
-    given = {"rank": options.pop("rank", 0), "world": options.pop("world", 1), "limit": options.pop("limit", None)}
+    given = {name: options.pop(name) for name in ("ranks", "limit") if name in options}
     template = DataLoader(Augmented(46), batch_size=5, num_workers=workers, **options)
     loader = PairLoader(template, range(36), range(36, 46), seed, lambda: epoch, **given)
     if skip is not None:
@@ -133,7 +133,7 @@ def test_the_epoch_is_asked_for_when_the_iteration_begins() -> None:
 
 
 def test_processes_share_an_order_without_overlap() -> None:
-    ranks = [pairs(rank=rank, world=2) for rank in range(2)]
+    ranks = [pairs(ranks=lambda rank=rank: (rank, 2)) for rank in range(2)]
     assert len(ranks[0]) == len(ranks[1])
     both = [positions(batches, "weights") for batches in ranks]
     assert not set(both[0]) & set(both[1])
@@ -291,4 +291,4 @@ def test_parts_without_a_batch_are_refused() -> None:
         with pytest.raises(TaskError, match="too few training examples"):
             PairLoader(template, weights, arch, 0, lambda: 0)
     with pytest.raises(TaskError, match="too few"):
-        PairLoader(template, [0], [1, 2], 0, lambda: 0, world=2)
+        PairLoader(template, [0], [1, 2], 0, lambda: 0, lambda: (0, 2))
