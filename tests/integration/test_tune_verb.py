@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import yaml
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from actsearch import cli
@@ -243,6 +244,9 @@ def check_workers(storage: str, folder: Path) -> None:
     assert codes == [-signal.SIGKILL] * KILLED + [0] * (WORKERS - KILLED), said
 
     slots = queue.slots()
+    if isinstance(queue.storage, RDBStorage):  # its connections would otherwise warn in a later test
+        queue.storage.remove_session()
+        queue.storage.engine.dispose()
     assert list(slots) == list(range(TRIALS))
     done = (TrialState.COMPLETE, TrialState.PRUNED)
     for slot in slots.values():
