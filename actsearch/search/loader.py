@@ -160,12 +160,10 @@ class PairLoader:
             self._loader = DataLoader(
                 _Seeded(template.dataset),
                 batch_sampler=self._batches,
-                num_workers=template.num_workers,
                 collate_fn=_collate if template.collate_fn is default_collate else template.collate_fn,
-                pin_memory=template.pin_memory,
-                worker_init_fn=template.worker_init_fn,
                 persistent_workers=template.persistent_workers,
                 generator=torch.Generator(),
+                **_workers(template),
             )
         # DataLoader draws a base seed at every iteration; not from the global generator.
         self._loader.generator.manual_seed(mix_seed(self._seed, epoch))
@@ -215,12 +213,22 @@ def weights_loader(template: DataLoader[Any], weights: NDArray[np.int64]) -> Dat
         batch_size=size,
         shuffle=True,
         drop_last=len(weights) > size and (template.drop_last or short == 1),
-        num_workers=template.num_workers,
         collate_fn=_collate if template.collate_fn is default_collate else template.collate_fn,
-        pin_memory=template.pin_memory,
-        worker_init_fn=template.worker_init_fn,
         generator=torch.Generator(),
+        **_workers(template),
     )
+
+
+def _workers(template: DataLoader[Any]) -> dict[str, Any]:
+    """How a loader loads: what has no influence on which examples come, nor in which order."""
+    return {
+        "num_workers": template.num_workers,
+        "prefetch_factor": template.prefetch_factor,
+        "multiprocessing_context": template.multiprocessing_context,
+        "timeout": template.timeout,
+        "pin_memory": template.pin_memory,
+        "worker_init_fn": template.worker_init_fn,
+    }
 
 
 def check_template(loader: Any) -> None:

@@ -205,6 +205,24 @@ def test_workers_that_go_on_change_nothing_even_after_an_epoch_that_was_broken_o
         assert torch.equal(noise(kept), noise(alone))
 
 
+def test_workers_load_ahead_start_and_wait_as_the_users_loader_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    class Watched(DataLoader):  # type: ignore[type-arg]
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            asked.update(options)
+            super().__init__(*arguments, **options)
+
+    template = DataLoader(
+        Augmented(46), batch_size=5, num_workers=1, prefetch_factor=3, multiprocessing_context="fork", timeout=30
+    )
+    loader = PairLoader(template, range(36), range(36, 46), 1, lambda: 0)
+    monkeypatch.setattr("actsearch.search.loader.DataLoader", Watched)
+    assert len(list(loader)) == 7
+    assert (asked["prefetch_factor"], asked["timeout"]) == (3, 30)
+    assert asked["multiprocessing_context"].get_start_method() == "fork"
+
+
 @pytest.mark.parametrize("position", [1, 4])
 def test_an_epoch_resumed_with_workers_that_go_on_has_the_same_bits(position: int) -> None:
     template = DataLoader(Told(), batch_size=5, num_workers=2, persistent_workers=True)
