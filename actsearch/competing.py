@@ -20,8 +20,8 @@ from actsearch.genotype import Genotype
 from actsearch.process import console, prepare, say, stoppable
 from actsearch.report.comparison import describe
 from actsearch.report.strategies import show, write
-from actsearch.run import RunDirectory
-from actsearch.session import SUMMARY, Place, find, random_functions
+from actsearch.run import SUMMARY, RunDirectory
+from actsearch.session import Place, find, random_functions
 from actsearch.space import SearchSpace
 from actsearch.transfer import as_discovered, budget_of, context_of, controls
 

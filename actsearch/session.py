@@ -29,7 +29,7 @@ from actsearch.ranks import is_rank_zero, part
 from actsearch.report.plots import draw_activation, save
 from actsearch.report.progress import SearchProgress
 from actsearch.report.terminal import families
-from actsearch.run import RunDirectory
+from actsearch.run import SUMMARY, RunDirectory
 from actsearch.search.bilevel import BilevelSearch
 from actsearch.search.checkpoint import SearchCheckpoint, checkpoints
 from actsearch.search.refine import Refinement
@@ -39,8 +39,6 @@ from actsearch.seeds import seed_all
 from actsearch.space import SearchSpace
 from actsearch.transfer import as_discovered, controls, retrain_all
 from actsearch.trials import gradient_steps, search_by_trials
-
-SUMMARY = "search.json"
 
 
 def search(config: SearchConfig, resume: Path | None) -> None:

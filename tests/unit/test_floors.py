@@ -24,11 +24,12 @@ FLOORS = [
     {"search"},
     {"run"},
     {"compare", "tune"},
+    {"record"},
     {"report"},
     {"config", "options", "build"},
     {"api", "bench", "trials"},
     {"process"},
-    {"session", "transfer", "tuning", "viewing", "carrying", "benching", "simulating", "doctor", "competing"},
+    {"session", "transfer", "tuning", "viewing", "reporting", "carrying", "benching", "simulating", "doctor", "competing"},
     {"cli", "__main__"},
 ]
 LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}
