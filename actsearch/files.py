@@ -94,6 +94,19 @@ def read_json_lines(path: Path | str, advice: str) -> list[dict[str, Any]]:
     return lines
 
 
+def read_json(path: Path | str) -> dict[str, Any]:
+    """The object in a JSON file. Raises RunError in one line."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path} is not valid JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise RunError(f"{path} must hold keys and values")
+    return found
+
+
 def whole_json_lines(path: Path | str) -> tuple[list[dict[str, Any]], int]:
     """The lines of the file at `path` that are objects of JSON, and how many others it has; nothing is changed.
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
@@ -18,7 +17,7 @@ from actsearch.compare.comparison import FILE as COMPARISON
 from actsearch.compare.records import FILE as RETRAININGS
 from actsearch.compare.records import retraining
 from actsearch.errors import ActsearchError, GenotypeError, MissingPackageError, RunError, unknown_name
-from actsearch.files import whole_json_lines
+from actsearch.files import read_json, whole_json_lines
 from actsearch.genotype import Genotype
 from actsearch.lock import in_use
 from actsearch.run import SUMMARY, RunDirectory
@@ -213,6 +212,11 @@ class RunRecord:
         raise RunError(unknown_name("table", str(table), get_args(Table)))
 
 
+def is_run(directory: Path | str) -> bool:
+    """Whether a search has written anything there."""
+    return any((Path(directory) / name).is_file() for name in MADE_BY_A_SEARCH)
+
+
 def read_run(directory: Path | str) -> RunRecord:
     """Read a run directory, of any strategy, finished or not, without changing it.
 
@@ -220,13 +224,13 @@ def read_run(directory: Path | str) -> RunRecord:
     record's `notes` say what is wrong.
     """
     path = Path(directory)
-    if not any((path / name).is_file() for name in MADE_BY_A_SEARCH):
+    if not is_run(path):
         raise RunError(f"{path} is not a run: it has no config.yaml; give a folder runs/NAME/DATE")
     reader = _Reader(path)
     run = RunDirectory(path)
     config = reader.read("config.yaml", run.read_config) or {}
-    environment = reader.read("environment.json", lambda: _json(path / "environment.json")) or {}
-    summary = reader.read(SUMMARY, lambda: _json(path / SUMMARY), optional=True) or {}
+    environment = reader.read("environment.json", lambda: read_json(path / "environment.json")) or {}
+    summary = reader.read(SUMMARY, lambda: read_json(path / SUMMARY), optional=True) or {}
     space = reader.read("space.yaml", lambda: SearchSpace.load(run.read_space()))
     strategy = str(config.get("strategy") or summary.get("strategy") or "gradient")
     records = reader.read("genotypes.jsonl", lambda: _history(reader, run), optional=True) or []
@@ -251,10 +255,7 @@ def read_run(directory: Path | str) -> RunRecord:
             for name in dict.fromkeys(key for of in losses for key in of)
         },
         skipped=max((r["skipped"] for r in records if type(r.get("skipped")) is int), default=0),
-        cells={
-            name: CellRecord(**{**vars(cell), "final": found.get(name)})  # what was read, with its end
-            for name, cell in cells.items()
-        },
+        cells={name: replace(cell, final=found.get(name)) for name, cell in cells.items()},
         trials=tuple(reader.read(TRIALS, lambda: _trials(reader), optional=True) or ()),
         found=found,
         inputs=None if inputs is None else inputs.numpy(),
@@ -404,18 +405,6 @@ def _parsed(text: str | None) -> float:
         return math.nan
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RunError(f"cannot read {path}: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise RunError(f"{path} is not valid JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise RunError(f"{path} must hold keys and values")
-    return found
-
-
 def _number(value: Any) -> float:
     return float(value) if type(value) in (int, float) else math.nan
 
@@ -437,4 +426,4 @@ def _expected(config: Mapping[str, Any], found: Mapping[str, Genotype]) -> int:
     return (1 + len(activations) + random) * (_count(config, "compare", "seeds") or 0)
 
 
-__all__ = ["CellRecord", "RunRecord", "read_run"]
+__all__ = ["CellRecord", "RunRecord", "is_run", "read_run"]

@@ -29,6 +29,7 @@ from actsearch.ranks import is_rank_zero, part
 from actsearch.report.plots import draw_activation, save
 from actsearch.report.progress import SearchProgress
 from actsearch.report.terminal import families
+from actsearch.reporting import reported_when_stopped, write_report
 from actsearch.run import SUMMARY, RunDirectory
 from actsearch.search.bilevel import BilevelSearch
 from actsearch.search.checkpoint import SearchCheckpoint, checkpoints
@@ -47,7 +48,7 @@ def search(config: SearchConfig, resume: Path | None) -> None:
     space = SearchSpace.load(config.space)
     others = controls(config.retraining, space)  # whatever is wrong with them is told before the search
     place = Place(resume)
-    with stoppable(place.how_to_go_on):
+    with reported_when_stopped(lambda: place.path if is_rank_zero() else None), stoppable(place.how_to_go_on):
         experiment = build(config)
         if config.compare.enabled and not config.compare.force:
             check_smoothness(experiment.build_task, others)
@@ -278,7 +279,7 @@ def _show_found(found: Found) -> Path:
 
 
 def _show_paths(run: RunDirectory, picture: Path, config: SearchConfig) -> None:
-    say(f"\ngenotype     {run.genotype}\npicture      {picture}")
+    say(f"\nreport       {write_report(run.path)}\ngenotype     {run.genotype}\npicture      {picture}")
     if config.strategy == "gradient":
         say(f"tensorboard  tensorboard --logdir {config.run.root}")
     else:
