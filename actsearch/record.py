@@ -297,7 +297,7 @@ class _Reader:
         return lines
 
     def left_out(self, name: str, n: int) -> None:
-        self.notes.append(f"{name}: {n} line{'s that are' if n > 1 else ' that is'} damaged or cut off, and left out")
+        self.notes.append(f"{name}: {n} line{'s are' if n > 1 else ' is'} damaged or cut off, and left out")
 
 
 def _history(reader: _Reader, run: RunDirectory) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from actsearch import __version__
 from actsearch.compare import Comparison
 from actsearch.record import RunRecord
 from actsearch.report.page import cautions, commands, settings, versus, way
-from actsearch.report.page.chart import number
+from actsearch.report.page.chart import number, signed
 from actsearch.report.page.function import MOST_CELLS, function_view, stages
 from actsearch.report.progress import duration
 from actsearch.report.strategies import SEARCHED
@@ -107,7 +107,7 @@ def _comparison(comparison: Comparison | None) -> dict[str, Any]:
         "curves": versus.learning_curves(comparison),
         "ranks": versus.ranks(comparison),
         "costs": versus.costs(comparison),
-        "verdict": comparison.verdict().splitlines()[:-1],
+        "verdict": [signed(line) for line in comparison.verdict().splitlines()[:-1]],
         "notes": comparison.notes(),
     }
 

@@ -154,8 +154,9 @@ def _results(comparison: Comparison) -> Iterator[Caution]:
         random = [t for t in tests if kinds.get(t.other) == "random"]
         beaten = [t for t in random if comparison.says(t) == "better"]
         if random and len(beaten) < len(random):
-            n = len(random) - len(beaten)
-            which = "the random function" if len(random) == 1 else f"{n} of the {len(random)} random functions"
+            n, of = len(random) - len(beaten), len(random)
+            which = f"{n} of the {of} random functions" if n < of else f"any of the {of} random functions"
+            which = "the random function" if of == 1 else which
             yield Caution(
                 "caution", "Not better than random",
                 f"{subject} is not significantly better than {which} of the same space, so this shows nothing about the "

@@ -16,6 +16,7 @@ from markupsafe import Markup
 WIDTH = 440.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 12.0, 14.0, 32.0
 LINE = 13.0  # height of a line of text
+FAR = 6.0  # times the usual distance from the middle: then a group is left out of the range
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,18 @@ def spans(values: Iterable[float], share: float = 0.06, least: float = 0.0) -> t
     return middle - extent * (0.5 + share), middle + extent * (0.5 + share)
 
 
+def common_spans(groups: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The range of groups (low, high) without those that lie so far away that the others would shrink to a point."""
+    if not groups:
+        return 0.0, 1.0
+    middles = np.array([(low + high) / 2 for low, high in groups])
+    centre = float(np.median(middles))
+    reach = [abs(m - centre) + (high - low) / 2 for m, (low, high) in zip(middles, groups, strict=True)]
+    far = FAR * float(np.median(reach))
+    near = [group for m, group in zip(middles, groups, strict=True) if abs(m - centre) <= far] or list(groups)
+    return spans([end for group in near for end in group])
+
+
 def path(xs: Sequence[float], ys: Sequence[float]) -> str:
     """The data of an SVG path through points of the drawing; interrupted where one is not finite."""
     parts, pen = [], "M"
@@ -174,6 +187,17 @@ class Chart:
                 '<circle class="dot {c}" cx="{x:.1f}" cy="{y:.1f}" r="{r}"/>',
                 c=classes, x=self.sx(x), y=self._y(y), r=radius,
             )  # fmt: skip
+
+    def outside(self, x: float, k: float, text: str) -> bool:
+        """Whether `x` is beyond the axis; then `text` with an arrow stands at that edge, at `k` of the y axis."""
+        if self.x[0] <= x <= self.x[1]:
+            return False
+        left = x < self.x[0]
+        self.add(
+            '<text class="beyond{e}" x="{x:.1f}" y="{y:.1f}">{t}</text>', e=" right" * (not left), t=f"← {text}" if left else (
+                f"{text} →"), x=self.left + 4 if left else WIDTH - self.right, y=self.sy(k) + 4,
+        )  # fmt: skip
+        return True
 
     def histogram(self, values: np.ndarray, bins: int = 60) -> None:
         """The shape of the values over the x axis, in the height of the panel whatever they are."""
@@ -252,7 +276,7 @@ class Chart:
             Markup('<path class="zero" d="{}"/>').format(d)
             for d, there in (
                 (f"M{self.left} {self.sy(0):.1f}H{end}" if not self.log else "", self.y[0] < 0 < self.y[1]),
-                (f"M{self.sx(0):.1f} {top:.1f}V{bottom:.1f}", self.x[0] < 0 < self.x[1]),
+                (f"M{self.sx(0):.1f} {top:.1f}V{bottom:.1f}", self.x[0] < 0 < self.x[1] and not self.whole),
             )
             if there and d
         ]

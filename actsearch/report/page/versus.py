@@ -12,7 +12,7 @@ from markupsafe import Markup
 from actsearch.compare import ADAPTED, DISCOVERED, REFERENCES, Comparison, Row, Test
 from actsearch.report.comparison import blocks
 from actsearch.report.comparison_plots import curve_table, curves_in_order, label_of, metric_label
-from actsearch.report.page.chart import Chart, number, short, spans
+from actsearch.report.page.chart import Chart, common_spans, number, short, spans
 from actsearch.report.page.way import SERIES, Figure
 
 NAMES = 128.0  # room for names of activations
@@ -140,8 +140,9 @@ def forest(comparison: Comparison, reference: str) -> Figure | None:
     if not tests:
         return None
     scale = comparison.scale
-    ends = [scale * v for t in tests for v in (t.paired.mean, *t.paired.interval) if math.isfinite(v)]
-    low, high = spans([*ends, 0.0])
+    known = [[scale * v for v in (t.paired.mean, *t.paired.interval) if math.isfinite(v)] for t in tests]
+    low, high = common_spans([(min(ends), max(ends)) for ends in known])
+    low, high = spans([low, high, 0.0], 0.02)
     better = "right" if comparison.higher_is_better else "left"
     said = "; ".join(f"{t.other} {difference(comparison, t)}, {_evidence(comparison, t)}" for t in tests)
     chart = Chart(
@@ -151,6 +152,8 @@ def forest(comparison: Comparison, reference: str) -> Figure | None:
     )  # fmt: skip
     for k, test in enumerate(tests):
         tone = _tone(comparison, test) or "even"
+        if chart.outside(scale * test.paired.mean, k, f"{difference(comparison, test)} [{_interval(comparison, test)}]"):
+            continue
         interval = [scale * end for end in test.paired.interval]
         if all(map(math.isfinite, interval)):
             chart.line(interval, [k, k], f"interval {tone}")
@@ -166,23 +169,22 @@ def forest(comparison: Comparison, reference: str) -> Figure | None:
 def box_plots(comparison: Comparison) -> Figure:
     """Every seed of every activation: quartiles, median, extremes, mean."""
     rows, scale = comparison.rows, comparison.scale
-    every = [scale * v for row in rows for v in row.values if math.isfinite(v)]
-    log = bool(every) and min(every) > 0 and max(every) > 10 * float(np.median(every))
     said = "; ".join(f"{row.name} {_mean(comparison, row)}" for row in rows)
-    at = np.log10 if log else np.asarray
-    low, high = spans([float(at(v)) for v in every])
+    known = [[scale * v for v in row.values if math.isfinite(v)] for row in rows]
+    low, high = common_spans([(min(values), max(values)) for values in known if values])
     chart = Chart(
         (low, high), (len(rows) - 0.4, -0.6), f"{metric_label(comparison)} of every seed: {said}",
         height=62 + 30 * len(rows), left=NAMES, categories=[row.name for row in rows],
         bold=[row.name for row in rows if row.kind in REFERENCES],
-        x_title=metric_label(comparison) + (" (log₁₀)" if log else ""), classes="boxes",
+        x_title=metric_label(comparison), classes="boxes",
     )  # fmt: skip
     for k, row in enumerate(rows):
-        values = np.array([scale * v for v in row.values], dtype=float)
-        good = at(values[np.isfinite(values)])
+        good = np.array(known[k])
         colour = _class(row)
         if not len(good):
             chart.add('<text class="end" x="{x:.1f}" y="{y:.1f}">every seed failed</text>', x=NAMES + 8, y=chart.sy(k) + 4)
+            continue
+        if chart.outside(float(good.mean()), k, _mean(comparison, row)):
             continue
         a, q1, median, q3, b = (chart.sx(float(q)) for q in np.quantile(good, (0, 0.25, 0.5, 0.75, 1)))
         y = chart.sy(k)
