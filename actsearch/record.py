@@ -147,7 +147,9 @@ class RunRecord:
     def genotype(self) -> Genotype:
         """What was found. Raises GenotypeError if the search has not ended, or if there are several: see `found`."""
         if len(self.found) != 1:
-            raise GenotypeError(f"{self.path} holds {len(self.found)} final genotypes, not one; see `found` and `cells`")
+            raise GenotypeError(
+                f"{self.path} holds {len(self.found)} final genotypes, not one; see `found` and `cells`"
+            )
         return next(iter(self.found.values()))
 
     @property
@@ -317,14 +319,12 @@ def _cells(reader: _Reader, records: Sequence[Mapping[str, Any]]) -> dict[str, C
 def _cell(reader: _Reader, name: str, lines: Sequence[Mapping[str, Any]]) -> CellRecord:
     tables = [_table(line.get("probabilities")) for line in lines]
     slots = list(dict.fromkeys(slot for table in tables for slot in table))
-    candidates = {
-        slot: tuple(dict.fromkeys(op for table in tables for op in table.get(slot, {}))) for slot in slots
-    }
+    candidates = {slot: tuple(dict.fromkeys(op for table in tables for op in table.get(slot, {}))) for slot in slots}
     probabilities = {
         slot: np.array([[table.get(slot, {}).get(op, 0.0) for op in ops] for table in tables], dtype=np.float64)
         for slot, ops in candidates.items()
     }
-    genotypes = []
+    genotypes: list[Genotype | None] = []
     for line in lines:
         try:
             genotypes.append(Genotype.from_dict(line.get("genotype")))
@@ -332,10 +332,10 @@ def _cell(reader: _Reader, name: str, lines: Sequence[Mapping[str, Any]]) -> Cel
             genotypes.append(None)
     if unread := genotypes.count(None):
         reader.notes.append(f"genotypes.jsonl: {unread} genotype(s) of cell {name} cannot be read")
-    hits = [line.get("clip_hits") if isinstance(line.get("clip_hits"), dict) else {} for line in lines]
+    hits: list[dict[str, Any]] = [of if isinstance(of := line.get("clip_hits"), dict) else {} for line in lines]
     clipped = {
         key: np.array([np.nan_to_num(_number(of.get(key))) for of in hits])
-        for key in dict.fromkeys(str(key) for of in hits for key in of or {})
+        for key in dict.fromkeys(str(key) for of in hits for key in of)
     }
     return CellRecord(name, candidates, probabilities, tuple(genotypes), clipped)
 

@@ -29,7 +29,18 @@ FLOORS = [
     {"config", "options", "build"},
     {"api", "bench", "trials"},
     {"process"},
-    {"session", "transfer", "tuning", "viewing", "reporting", "carrying", "benching", "simulating", "doctor", "competing"},
+    {
+        "session",
+        "transfer",
+        "tuning",
+        "viewing",
+        "reporting",
+        "carrying",
+        "benching",
+        "simulating",
+        "doctor",
+        "competing",
+    },
     {"cli", "__main__"},
 ]
 LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}

@@ -24,7 +24,10 @@ from actsearch.report.page.function import MOST_CELLS, function_view, stages
 from actsearch.report.progress import duration
 from actsearch.report.strategies import SEARCHED
 
-ICON = "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'><path d='M1 11c5 1 6-1 8-4s4-5 6-6' fill='none' stroke='%23c2410c' stroke-width='2'/></svg>"
+ICON = (
+    "data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'>"
+    "<path d='M1 11c5 1 6-1 8-4s4-5 6-6' fill='none' stroke='%23c2410c' stroke-width='2'/></svg>"
+)
 
 
 def run_page(record: RunRecord) -> str:
@@ -32,12 +35,15 @@ def run_page(record: RunRecord) -> str:
     inputs = None if record.inputs is None else torch.from_numpy(record.inputs)
     genotypes = record.found or {name: c.genotype for name, c in record.cells.items() if c.genotype is not None}
     functions = [
-        function_view(name, genotype, inputs, drawn=k < MOST_CELLS) for k, (name, genotype) in enumerate(genotypes.items())
+        function_view(name, genotype, inputs, drawn=k < MOST_CELLS)
+        for k, (name, genotype) in enumerate(genotypes.items())
     ]
     cells = list(record.cells.values())
     drawn = cells[:MOST_CELLS] if len(record.epochs) else []
     staged = stages(record, inputs)
-    figures = [way.losses(record), way.survivors(record), way.trials(record)] if record.epochs.size or record.trials else []
+    figures = (
+        [way.losses(record), way.survivors(record), way.trials(record)] if record.epochs.size or record.trials else []
+    )
     if drawn:
         figures += [*way.certainty(record, drawn[0]), way.clipped(record, drawn[0])]
     return _render(
@@ -65,15 +71,21 @@ def run_page(record: RunRecord) -> str:
 
 
 def comparison_page(
-    comparison: Comparison, path: Path, environment: Mapping[str, Any], searches: Sequence[tuple[str, ...]] | None = None
+    comparison: Comparison,
+    path: Path,
+    environment: Mapping[str, Any],
+    searches: Sequence[tuple[str, ...]] | None = None,
 ) -> str:
     """The report of a comparison that lies in the folder `path`; `searches` is what strategies found, if they did."""
     context = {key: value for key, value in comparison.context.items() if isinstance(value, dict)}
     n = len(comparison.seeds)
+    of = (
+        f"{len(comparison.entries)} activations, {n} seed{'s' * (n != 1)}, {comparison.epochs} epochs each from scratch"
+    )
     return _render(
         title=_title(comparison.context) or path.name,
         kind="Comparison",
-        subtitle=f"{len(comparison.entries)} activations, {n} seed{'s' * (n != 1)}, {comparison.epochs} epochs each from scratch",
+        subtitle=of,
         cautions=cautions.of_comparison(comparison),
         finished=True,
         searched=True,
@@ -138,7 +150,9 @@ def _effort(record: RunRecord) -> tuple[tuple[str, str], ...]:
     summary = record.summary
     steps, budget = summary.get("steps"), summary.get("budget")
     if isinstance(steps, int):
-        found.append(("training steps of the search", f"{steps:,}" + (f" of {budget:,}" if isinstance(budget, int) else "")))
+        found.append(
+            ("training steps of the search", f"{steps:,}" + (f" of {budget:,}" if isinstance(budget, int) else ""))
+        )
     if isinstance(seconds := summary.get("seconds"), int | float):
         found.append(("the search, all in all", duration(seconds)))
     clock = record.metrics.get("seconds")
@@ -164,6 +178,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.filters["data"] = _as_data
     return environment
@@ -181,15 +196,15 @@ def _render(**values: Any) -> str:
     assert loader is not None
     style, script = (loader.get_source(environment, name)[0] for name in ("style.css", "page.js"))
     policy = (
-        "default-src 'none'; "
-        f"style-src '{_digest(style)}'; script-src '{_digest(script)}'; img-src data:; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
     )
     return environment.get_template("page.html").render(
         **values,
         style=Markup(style),
         script=Markup(script),
         policy=policy,
-        icon=Markup("data:image/svg+xml," + ICON),
+        icon=ICON,
         version=__version__,
         most_cells=MOST_CELLS,
     )

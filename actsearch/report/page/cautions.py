@@ -43,7 +43,9 @@ def of_run(record: RunRecord, inputs: torch.Tensor | None) -> list[Caution]:
     elif record.finished:
         why = "several functions were found" if len(record.found) > 1 else "the comparison is switched off"
         found.append(
-            Caution("caution", "Not compared", f"Nothing was retrained, as {why}: whether the function is any good is open.")
+            Caution(
+                "caution", "Not compared", f"Nothing was retrained, as {why}: whether the function is any good is open."
+            )
         )
     found += [Caution("note", "Files", note) for note in record.notes]
     return _graded(found)
@@ -62,13 +64,16 @@ def _ending(record: RunRecord) -> Iterator[Caution]:
     if record.finished:
         return
     if record.busy:
-        yield Caution("serious", "This run is still being written", f"{_sentence(record.progress)} Make the report again later.")
+        yield Caution(
+            "serious", "This run is still being written", f"{_sentence(record.progress)} Make the report again later."
+        )
         return
     what = "its comparison is not complete" if record.searched else "what is shown is not its result"
     yield Caution(
-        "serious", "This run is not finished",
+        "serious",
+        "This run is not finished",
         f"{_sentence(record.progress)} It was ended before its time, so {what}. Go on with: {record.resume}",
-    )  # fmt: skip
+    )
 
 
 def _sentence(words: str) -> str:
@@ -81,16 +86,18 @@ def _shapes(record: RunRecord, inputs: torch.Tensor | None) -> Iterator[Caution]
         whose = "the function" if len(found) == 1 else f"the function of {name}"
         if words := straight(genotype, inputs):
             yield Caution(
-                "serious", "Collapse",
-                f"Over the inputs of the network {whose} is {words}: as an activation it adds nothing to a linear layer.",
-            )  # fmt: skip
+                "serious",
+                "Collapse",
+                f"Over the inputs of the network {whose} is {words}: it adds nothing to a linear layer.",
+            )
         share = clipped_share(Activation(genotype), finite_values(inputs)) if inputs is not None else None
         if share is not None and share >= CLIPPED:
             yield Caution(
-                "caution", "Clipping",
-                f"At {100 * share:.1f} % of the recorded inputs the clip acts in {whose}: it is part of the function, and "
-                "the formula alone is not what was trained.",
-            )  # fmt: skip
+                "caution",
+                "Clipping",
+                f"At {100 * share:.1f} % of the recorded inputs the clip acts in {whose}: it is part of the function, "
+                "and the formula alone is not what was trained.",
+            )
 
 
 def straight(genotype: Genotype, inputs: torch.Tensor | None) -> str:
@@ -117,36 +124,44 @@ def _search(record: RunRecord) -> Iterator[Caution]:
         where = "" if len(record.cells) == 1 else f" of {name}"
         if cell.undecided:
             slots = ", ".join(cell.undecided)
-            refined = ", which the local search then made by measuring" if cell.final is not None and "refined" in (
-                cell.final.provenance) else ""  # fmt: skip
+            refined = (
+                ", which the local search then made by measuring"
+                if cell.final is not None and "refined" in (cell.final.provenance)
+                else ""
+            )
             yield Caution(
-                "caution", "Undecided slots",
+                "caution",
+                "Undecided slots",
                 f"In {slots}{where} the best two candidates end within 2 points of each other: the choice between them "
                 f"means little{refined}.",
-            )  # fmt: skip
+            )
     nothing = np.full(len(record.epochs), math.nan)
     mixture, discrete = (record.losses.get(name, nothing) for name in ("arch", "val"))
     both = np.flatnonzero(np.isfinite(mixture) & np.isfinite(discrete))
     if both.size and discrete[both[-1]] > GAP * mixture[both[-1]]:
         k = both[-1]
         yield Caution(
-            "caution", "Discretisation gap",
-            f"After epoch {record.epochs[k]} the discrete function has a loss of {number(float(discrete[k]))} where the "
-            f"mixture had {number(float(mixture[k]))} over the epoch: the step from mixture to formula lost something.",
-        )  # fmt: skip
+            "caution",
+            "Discretisation gap",
+            f"After epoch {record.epochs[k]} the discrete function has a loss of {number(float(discrete[k]))} where "
+            f"the mixture had {number(float(mixture[k]))} over the epoch: the step from mixture to formula lost something.",
+        )
     if record.skipped:
         yield Caution(
-            "caution", "Skipped steps",
+            "caution",
+            "Skipped steps",
             f"{record.skipped} step{'s were' if record.skipped > 1 else ' was'} skipped, as a loss or gradient was not "
             "finite.",
-        )  # fmt: skip
+        )
 
 
 def _results(comparison: Comparison) -> Iterator[Caution]:
     failed = [(row.name, len(row.failures)) for row in comparison.rows if row.failures]
     if failed:
         listed = ", ".join(f"{name} {n} of {len(comparison.seeds)}" for name, n in failed)
-        yield Caution("serious", "Failed retrainings", f"{listed}. Means and differences leave them out, which flatters them.")
+        yield Caution(
+            "serious", "Failed retrainings", f"{listed}. Means and differences leave them out, which flatters them."
+        )
     for reference in comparison.references:
         subject = "The discovered function" if reference == DISCOVERED else reference
         tests = [t for t in comparison.tests if t.reference == reference and t.paired.n]
@@ -158,10 +173,11 @@ def _results(comparison: Comparison) -> Iterator[Caution]:
             which = f"{n} of the {of} random functions" if n < of else f"any of the {of} random functions"
             which = "the random function" if of == 1 else which
             yield Caution(
-                "caution", "Not better than random",
-                f"{subject} is not significantly better than {which} of the same space, so this shows nothing about the "
-                "search.",
-            )  # fmt: skip
+                "caution",
+                "Not better than random",
+                f"{subject} is not significantly better than {which} of the same space, so this shows nothing about "
+                "the search.",
+            )
     n = len(comparison.seeds)
     if n < FEW:
         spread = [t.paired.detectable for t in comparison.tests if t.paired.sd > 0]

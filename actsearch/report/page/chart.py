@@ -9,10 +9,13 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 
+Numbers = Sequence[float] | NDArray[Any]
 WIDTH = 440.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 12.0, 14.0, 32.0
 LINE = 13.0  # height of a line of text
@@ -111,7 +114,7 @@ def common_spans(groups: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return spans([end for group in near for end in group])
 
 
-def path(xs: Sequence[float], ys: Sequence[float]) -> str:
+def path(xs: Numbers, ys: Numbers) -> str:
     """The data of an SVG path through points of the drawing; interrupted where one is not finite."""
     parts, pen = [], "M"
     for x, y in zip(xs, ys, strict=True):
@@ -162,7 +165,7 @@ class Chart:
         """A piece of SVG; `values` are escaped."""
         self._parts.append(Markup(template).format(**values))
 
-    def line(self, xs: Sequence[float], ys: Sequence[float], classes: str, name: str = "") -> None:
+    def line(self, xs: Numbers, ys: Numbers, classes: str, name: str = "") -> None:
         """A line in data coordinates, dots where it has one point; cut at the edges of the axes."""
         at = [self.sx(float(v)) for v in xs]
         up = [self._y(float(v)) for v in ys]
@@ -185,8 +188,11 @@ class Chart:
         if math.isfinite(x) and math.isfinite(self._y(y)):
             self.add(
                 '<circle class="dot {c}" cx="{x:.1f}" cy="{y:.1f}" r="{r}"/>',
-                c=classes, x=self.sx(x), y=self._y(y), r=radius,
-            )  # fmt: skip
+                c=classes,
+                x=self.sx(x),
+                y=self._y(y),
+                r=radius,
+            )
 
     def outside(self, x: float, k: float, text: str) -> bool:
         """Whether `x` is beyond the axis; then `text` with an arrow stands at that edge, at `k` of the y axis."""
@@ -194,9 +200,12 @@ class Chart:
             return False
         left = x < self.x[0]
         self.add(
-            '<text class="beyond{e}" x="{x:.1f}" y="{y:.1f}">{t}</text>', e=" right" * (not left), t=f"← {text}" if left else (
-                f"{text} →"), x=self.left + 4 if left else WIDTH - self.right, y=self.sy(k) + 4,
-        )  # fmt: skip
+            '<text class="beyond{e}" x="{x:.1f}" y="{y:.1f}">{t}</text>',
+            e=" right" * (not left),
+            t=f"← {text}" if left else (f"{text} →"),
+            x=self.left + 4 if left else WIDTH - self.right,
+            y=self.sy(k) + 4,
+        )
         return True
 
     def histogram(self, values: np.ndarray, bins: int = 60) -> None:
@@ -227,9 +236,11 @@ class Chart:
             places[k] = min(places[k], limit)
         at = WIDTH - self.right if x is None else self.sx(x)
         for place, (_, text, classes) in zip(places, wanted, strict=True):
-            self.add('<text class="end {c}" x="{x:.1f}" y="{y:.1f}">{t}</text>', c=classes, x=at + 5, y=place + 4, t=text)
+            self.add(
+                '<text class="end {c}" x="{x:.1f}" y="{y:.1f}">{t}</text>', c=classes, x=at + 5, y=place + 4, t=text
+            )
 
-    def series(self, lines: Sequence[tuple[str, Sequence[float], Sequence[float], str]]) -> None:
+    def series(self, lines: Sequence[tuple[str, Numbers, Numbers, str]]) -> None:
         """Lines, each with its name where its last finite point is: (name, xs, ys, classes)."""
         last: dict[float, list[tuple[str, float, str]]] = {}
         for name, xs, ys, classes in lines:
@@ -244,8 +255,11 @@ class Chart:
         """A line that the slider moves along the x axis."""
         self.add(
             '<line class="cursor" data-zero="{z:.2f}" data-step="{s:.4f}" x1="0" x2="0" y1="{a:.1f}" y2="{b:.1f}"/>',
-            z=self.sx(0.0), s=self.sx.step, a=self.sy.end, b=self.sy.start,
-        )  # fmt: skip
+            z=self.sx(0.0),
+            s=self.sx.step,
+            a=self.sy.end,
+            b=self.sy.start,
+        )
 
     def svg(self) -> Markup:
         """The whole drawing."""
@@ -253,25 +267,31 @@ class Chart:
         parts = []
         for k, name in enumerate(self.categories):
             parts.append(
-                Markup('<text class="tick y{b}" x="{x}" y="{y:.1f}"><title>{whole}</title>{t}</text>')
-                .format(b=" bold" if name in self.bold else "", x=self.left - 8, y=self.sy(k) + 4, whole=name,
-                        t=short(name, int((self.left - 10) / 6.6)))
-            )  # fmt: skip
+                Markup('<text class="tick y{b}" x="{x}" y="{y:.1f}"><title>{whole}</title>{t}</text>').format(
+                    b=" bold" if name in self.bold else "",
+                    x=self.left - 8,
+                    y=self.sy(k) + 4,
+                    whole=name,
+                    t=short(name, int((self.left - 10) / 6.6)),
+                )
+            )
         for tick in [] if self.categories else self.sy.ticks(5):
             y = self.sy(tick)
             parts.append(
-                Markup('<path class="grid" d="M{a} {y:.1f}H{b}"/><text class="tick y" x="{x}" y="{t:.1f}">{n}</text>')
-                .format(a=self.left, b=end, y=y, x=self.left - 6, t=y + 3.5, n=number(tick))
-            )  # fmt: skip
+                Markup(
+                    '<path class="grid" d="M{a} {y:.1f}H{b}"/><text class="tick y" x="{x}" y="{t:.1f}">{n}</text>'
+                ).format(a=self.left, b=end, y=y, x=self.left - 6, t=y + 3.5, n=number(tick))
+            )
         for tick in self.sx.ticks(7):
             if self.whole and tick != round(tick):
                 continue
             x = self.sx(tick)
             parts.append(
-                Markup('<path class="grid" d="M{x:.1f} {a:.1f}V{b:.1f}"/>'
-                       '<text class="tick x" x="{x:.1f}" y="{t:.1f}">{n}</text>')
-                .format(x=x, a=top, b=bottom, t=bottom + 15, n=number(tick))
-            )  # fmt: skip
+                Markup(
+                    '<path class="grid" d="M{x:.1f} {a:.1f}V{b:.1f}"/>'
+                    '<text class="tick x" x="{x:.1f}" y="{t:.1f}">{n}</text>'
+                ).format(x=x, a=top, b=bottom, t=bottom + 15, n=number(tick))
+            )
         zero = [
             Markup('<path class="zero" d="{}"/>').format(d)
             for d, there in (
@@ -283,9 +303,10 @@ class Chart:
         titles = []
         if self.x_title:
             titles.append(
-                Markup('<text class="axis x" x="{x:.1f}" y="{y:.1f}">{t}</text>')
-                .format(x=(self.left + end) / 2, y=self.height - 3, t=self.x_title)
-            )  # fmt: skip
+                Markup('<text class="axis x" x="{x:.1f}" y="{y:.1f}">{t}</text>').format(
+                    x=(self.left + end) / 2, y=self.height - 3, t=self.x_title
+                )
+            )
         if self.y_title:
             titles.append(Markup('<text class="axis y" x="0" y="11">{}</text>').format(self.y_title))
         clip = Markup('<svg x="0" y="{a:.1f}" width="{w}" height="{h:.1f}" viewBox="0 {a:.1f} {w} {h:.1f}">').format(
@@ -294,9 +315,17 @@ class Chart:
         inside = Markup("").join(p for p in self._parts if "<text" not in p)
         words = Markup("").join(p for p in self._parts if "<text" in p)
         return Markup(
-            '<svg class="chart {c}" role="img" aria-label="{label}" viewBox="0 0 {w:g} {h:g}">{back}{zero}{clip}{inside}'
-            "</svg>{words}{titles}</svg>"
+            '<svg class="chart {c}" role="img" aria-label="{label}" viewBox="0 0 {w:g} {h:g}">{back}{zero}{clip}'
+            "{inside}</svg>{words}{titles}</svg>"
         ).format(
-            c=self.classes, label=self.label, w=WIDTH, h=self.height, back=Markup("").join(parts),
-            zero=Markup("").join(zero), clip=clip, inside=inside, words=words, titles=Markup("").join(titles),
-        )  # fmt: skip
+            c=self.classes,
+            label=self.label,
+            w=WIDTH,
+            h=self.height,
+            back=Markup("").join(parts),
+            zero=Markup("").join(zero),
+            clip=clip,
+            inside=inside,
+            words=words,
+            titles=Markup("").join(titles),
+        )

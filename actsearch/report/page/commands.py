@@ -31,21 +31,28 @@ def of_run(record: RunRecord) -> list[Command]:
         found.append(Command("Search again with all the settings on file", _command("search", *files)))
     if record.found:
         if "data" in record.config:
-            found.append(Command("Retrain and compare again, with new seeds", _command("transfer", path, "--seeds", "5")))
+            found.append(
+                Command("Retrain and compare again, with new seeds", _command("transfer", path, "--seeds", "5"))
+            )
         if len(record.found) == 1:
             found += [
                 Command(
                     "Try it on another model and data",
                     _command("transfer", path, "--config", "vit_tiny_small", "--seeds", "5"),
                 ),
-                Command("Write it as Python, NumPy, ONNX, torch.export, sympy, LaTeX", _command("export", path, "--to", "all")),
+                Command(
+                    "Write it as Python, NumPy, ONNX, torch.export, sympy, LaTeX",
+                    _command("export", path, "--to", "all"),
+                ),
                 Command("Formula, limits and other facts in the terminal", _command("show", path)),
                 Command("Use it in Python", f"import actsearch\nactivation = actsearch.load({path!r})"),
             ]
     if record.strategy == "gradient" and record.cells:
         found.append(Command("Everything over time in TensorBoard", f"tensorboard --logdir {shlex.quote(path)}"))
     found.append(Command("Make this page again", _command("report", path)))
-    found.append(Command("Read the run for figures of your own", f"import actsearch\nrun = actsearch.read_run({path!r})"))
+    found.append(
+        Command("Read the run for figures of your own", f"import actsearch\nrun = actsearch.read_run({path!r})")
+    )
     return found
 
 

@@ -174,7 +174,9 @@ def stages(record: RunRecord, inputs: torch.Tensor | None) -> Stages | None:
             genotypes[cell.name].append(cell.final)
     low, high = central_range(inputs)
     x = _grid(low, high, STAGE_POINTS)
-    charts, stills, data = [], [], []
+    charts: list[tuple[str, Markup]] = []
+    stills: list[tuple[str, Markup]] = []
+    data: list[dict[str, Any]] = []
     for cell in cells:
         curves = [_curve(genotype, x) for genotype in genotypes[cell.name] if genotype is not None]
         charts.append((cell.name, _stage_chart(cell.name, x, curves, inputs, (low, high))))
@@ -226,16 +228,24 @@ def _stage_chart(
     """The last stage; the script puts others in its place, on the same axes."""
     bottom, top, _, _ = shown_range(np.concatenate(curves), 1.0, 0.97)
     chart = Chart(
-        limits, (bottom, top), f"f(x) of {name} at a stage of the search", height=270, x_title="x", y_title="f(x)",
+        limits,
+        (bottom, top),
+        f"f(x) of {name} at a stage of the search",
+        height=270,
+        x_title="x",
+        y_title="f(x)",
         classes="stage",
-    )  # fmt: skip
+    )
     chart.histogram(finite_values(inputs))
     for curve in curves[:-1]:
         chart.line(x, curve, "ghost")
     chart.add(
         '<g class="moving" data-ax="{ax:.3f}" data-bx="{bx:.5f}" data-ay="{ay:.3f}" data-by="{by:.5f}">',
-        ax=chart.sx(0.0), bx=chart.sx.step, ay=chart.sy(0.0), by=chart.sy.step,
-    )  # fmt: skip
+        ax=chart.sx(0.0),
+        bx=chart.sx.step,
+        ay=chart.sy(0.0),
+        by=chart.sy.step,
+    )
     chart.line(x, curves[-1], "strong f0")
     chart.add("</g>")
     return chart.svg()
@@ -256,7 +266,8 @@ def _still(x: Array, curve: Array, curves: Sequence[Array]) -> Markup:
     if bottom < 0 < top:
         zero = Markup('<path class="zero" d="M0 {y:.1f}H{w:g}"/>').format(y=up(0.0), w=width)
     return Markup(
-        '<svg class="still" viewBox="0 0 {w:g} {h:g}" role="img" aria-label="{l}">{z}<path class="line strong f0" d="{d}"/></svg>'
+        '<svg class="still" viewBox="0 0 {w:g} {h:g}" role="img" aria-label="{l}">{z}'
+        '<path class="line strong f0" d="{d}"/></svg>'
     ).format(w=width, h=height, l=_in_words(x, curve), z=zero, d=d)
 
 

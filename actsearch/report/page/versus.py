@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from markupsafe import Markup
 
 from actsearch.compare import ADAPTED, DISCOVERED, REFERENCES, Comparison, Row, Test
 from actsearch.report.comparison import blocks
@@ -82,7 +81,11 @@ def headlines(comparison: Comparison) -> list[Headline]:
     if not comparison.references:
         return []
     reference = comparison.row(comparison.references[0])
-    found = [Headline(f"{metric_label(comparison)} of {reference.name}", _mean(comparison, reference), f"{reference.n} seeds")]
+    found = [
+        Headline(
+            f"{metric_label(comparison)} of {reference.name}", _mean(comparison, reference), f"{reference.n} seeds"
+        )
+    ]
     if math.isnan(reference.mean):
         return found
     others = [row for row in comparison.rows if row.name.lower() == "relu"]
@@ -95,7 +98,9 @@ def headlines(comparison: Comparison) -> list[Headline]:
             continue
         name = row.name if len(random) < 2 or row.kind != "random" else f"{row.name}, the best of {len(random)}"
         found.append(
-            Headline(f"against {name}", difference(comparison, test), _evidence(comparison, test), _tone(comparison, test))
+            Headline(
+                f"against {name}", difference(comparison, test), _evidence(comparison, test), _tone(comparison, test)
+            )
         )
     return found
 
@@ -143,23 +148,32 @@ def forest(comparison: Comparison, reference: str) -> Figure | None:
     known = [[scale * v for v in (t.paired.mean, *t.paired.interval) if math.isfinite(v)] for t in tests]
     low, high = common_spans([(min(ends), max(ends)) for ends in known])
     low, high = spans([low, high, 0.0], 0.02)
-    better = "right" if comparison.higher_is_better else "left"
+    better = "right is better" if comparison.higher_is_better else "left is better"
     said = "; ".join(f"{t.other} {difference(comparison, t)}, {_evidence(comparison, t)}" for t in tests)
     chart = Chart(
-        (low, high), (len(tests) - 0.4, -0.6), f"Differences of {reference} to the others: {said}",
-        height=62 + 24 * len(tests), left=NAMES, x_title=f"difference in {metric_label(comparison)}; {better} is better",
-        categories=[t.other for t in tests], classes="forest",
-    )  # fmt: skip
+        (low, high),
+        (len(tests) - 0.4, -0.6),
+        f"Differences of {reference} to the others: {said}",
+        height=62 + 24 * len(tests),
+        left=NAMES,
+        x_title=f"difference in {label_of(comparison.metric)}; {better}",
+        categories=[t.other for t in tests],
+        classes="forest",
+    )
     for k, test in enumerate(tests):
         tone = _tone(comparison, test) or "even"
-        if chart.outside(scale * test.paired.mean, k, f"{difference(comparison, test)} [{_interval(comparison, test)}]"):
+        if chart.outside(
+            scale * test.paired.mean, k, f"{difference(comparison, test)} [{_interval(comparison, test)}]"
+        ):
             continue
         interval = [scale * end for end in test.paired.interval]
         if all(map(math.isfinite, interval)):
             chart.line(interval, [k, k], f"interval {tone}")
         chart.dot(scale * test.paired.mean, k, f"mean {tone}", 4)
     return Figure(
-        f"{reference} against the others", chart.svg(), "Paired over seeds; 95 % intervals, not corrected for their number."
+        f"{reference} against the others",
+        chart.svg(),
+        "Paired over seeds; 95 % intervals, not corrected for their number.",
     )
 
 
@@ -173,16 +187,23 @@ def box_plots(comparison: Comparison) -> Figure:
     known = [[scale * v for v in row.values if math.isfinite(v)] for row in rows]
     low, high = common_spans([(min(values), max(values)) for values in known if values])
     chart = Chart(
-        (low, high), (len(rows) - 0.4, -0.6), f"{metric_label(comparison)} of every seed: {said}",
-        height=62 + 30 * len(rows), left=NAMES, categories=[row.name for row in rows],
+        (low, high),
+        (len(rows) - 0.4, -0.6),
+        f"{metric_label(comparison)} of every seed: {said}",
+        height=62 + 30 * len(rows),
+        left=NAMES,
+        categories=[row.name for row in rows],
         bold=[row.name for row in rows if row.kind in REFERENCES],
-        x_title=metric_label(comparison), classes="boxes",
-    )  # fmt: skip
+        x_title=metric_label(comparison),
+        classes="boxes",
+    )
     for k, row in enumerate(rows):
         good = np.array(known[k])
         colour = _class(row)
         if not len(good):
-            chart.add('<text class="end" x="{x:.1f}" y="{y:.1f}">every seed failed</text>', x=NAMES + 8, y=chart.sy(k) + 4)
+            chart.add(
+                '<text class="end" x="{x:.1f}" y="{y:.1f}">every seed failed</text>', x=NAMES + 8, y=chart.sy(k) + 4
+            )
             continue
         if chart.outside(float(good.mean()), k, _mean(comparison, row)):
             continue
@@ -192,15 +213,22 @@ def box_plots(comparison: Comparison) -> Figure:
             '<g class="box {c}"><path d="M{a:.1f} {y:.1f}H{q1:.1f}M{q3:.1f} {y:.1f}H{b:.1f}"/>'
             '<rect x="{q1:.1f}" y="{t:.1f}" width="{w:.1f}" height="14"/>'
             '<path class="median" d="M{m:.1f} {t:.1f}V{u:.1f}"/></g>',
-            c=colour, a=a, b=b, q1=q1, q3=q3, w=q3 - q1, y=y, t=y - 7, u=y + 7, m=median,
-        )  # fmt: skip
+            c=colour,
+            a=a,
+            b=b,
+            q1=q1,
+            q3=q3,
+            w=q3 - q1,
+            y=y,
+            t=y - 7,
+            u=y + 7,
+            m=median,
+        )
         beside = np.linspace(-0.22, 0.22, len(good)) if len(good) > 1 else np.zeros(1)
         for value, off in zip(good, beside, strict=True):
             chart.dot(float(value), k + float(off), f"seed {colour}", 2.6)
         x = chart.sx(float(good.mean()))
-        chart.add(
-            '<path class="diamond {c}" d="M{x:.1f} {t:.1f}l5 5l-5 5l-5 -5Z"/>', c=colour, x=x, t=y - 5
-        )
+        chart.add('<path class="diamond {c}" d="M{x:.1f} {t:.1f}l5 5l-5 5l-5 -5Z"/>', c=colour, x=x, t=y - 5)
     return Figure("Every seed", chart.svg(), "A dot is a seed, the diamond their mean, the box quartiles and median.")
 
 
@@ -216,13 +244,19 @@ def learning_curves(comparison: Comparison) -> list[Figure]:
         if not every:
             continue
         log = scale == 1 and min(every) > 0 and max(every) > 30 * min(every)
-        last = ", ".join(f"{r} {number(float(np.nanmean(c[:, -1])))}" for r, c in table.items() if np.isfinite(c[:, -1]).any())
+        last = ", ".join(
+            f"{r} {number(float(np.nanmean(c[:, -1])))}" for r, c in table.items() if np.isfinite(c[:, -1]).any()
+        )
         chart = Chart(
             (1.0, float(comparison.epochs)) if comparison.epochs > 1 else (0.5, 1.5),
             (min(every) * 0.8, max(every) * 1.25) if log else spans(every),
-            f"{label_of(name)} over the epochs; at the end {last}", height=230, x_title="epoch",
-            y_title="logarithmic" if log else "", log=log, whole=True,
-        )  # fmt: skip
+            f"{label_of(name)} over the epochs; at the end {last}",
+            height=230,
+            x_title="epoch",
+            y_title="logarithmic" if log else "",
+            log=log,
+            whole=True,
+        )
         for row in comparison.rows:
             epochs = range(1, table[row.name].shape[1] + 1)
             for curve in table[row.name]:
@@ -263,14 +297,21 @@ def ranks(comparison: Comparison) -> Figure | None:
     x = [math.log10(v) if log else v for v in losses]
     said = comparison.rank_correlation
     chart = Chart(
-        spans(x, 0.1), spans(means, 0.14),
+        spans(x, 0.1),
+        spans(means, 0.14),
         f"Metric after retraining over the search's loss of {len(both)} functions" + (f": {said}" if said else ""),
-        height=260, x_title="the search's loss" + (" (log₁₀)" if log else ""), y_title=metric_label(comparison), right=84,
-    )  # fmt: skip
+        height=260,
+        x_title="the search's loss" + (" (log₁₀)" if log else ""),
+        y_title=metric_label(comparison),
+        right=84,
+    )
     for row, a, b in zip(both, x, means, strict=True):
         chart.dot(a, b, f"mean {_class(row)}", 4.5)
         chart.add(
-            '<text class="end" x="{x:.1f}" y="{y:.1f}">{t}</text>', x=chart.sx(a) + 8, y=chart.sy(b) + 4, t=short(row.name, 13)
+            '<text class="end" x="{x:.1f}" y="{y:.1f}">{t}</text>',
+            x=chart.sx(a) + 8,
+            y=chart.sy(b) + 4,
+            t=short(row.name, 13),
         )
     told = f"{said}." if said else "Too few functions for a rank correlation; compare.random 4 draws enough."
     return Figure("Does the search's loss rank functions as retraining does?", chart.svg(), told)

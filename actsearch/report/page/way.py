@@ -47,7 +47,7 @@ def refined(cell: CellRecord) -> str:
     if not isinstance(told, dict):
         return ""
     before, after, n = (told.get(key) for key in ("loss_before", "loss_after", "evaluations"))
-    if not all(isinstance(value, int | float) for value in (before, after, n)):
+    if not (isinstance(before, int | float) and isinstance(after, int | float) and isinstance(n, int)):
         return ""
     if after == before:
         return f"The local search measured {n} functions and found none that is better."
@@ -138,9 +138,16 @@ def losses(record: RunRecord) -> Figure | None:
     limits = (min(every) * 0.8, max(every) * 1.25) if log else spans(every)
     ends = ", ".join(f"{short} {number(last_known(series[name]))}" for name, short, _ in known)
     chart = Chart(
-        _over(record.epochs), limits, f"Losses of the search over the epochs; at the end {ends}", height=240,
-        x_title="epoch", y_title="logarithmic" if log else "", right=64, log=log, whole=True,
-    )  # fmt: skip
+        _over(record.epochs),
+        limits,
+        f"Losses of the search over the epochs; at the end {ends}",
+        height=240,
+        x_title="epoch",
+        y_title="logarithmic" if log else "",
+        right=64,
+        log=log,
+        whole=True,
+    )
     chart.series([(short, record.epochs, series[name], f"s{p + 1}") for p, (name, short, _) in enumerate(known)])
     chart.cursor()
     caption = "; ".join(f"{short}: {long}" for _, short, long in known)
@@ -160,10 +167,13 @@ def survivors(record: RunRecord) -> Figure | None:
     counts = np.sum([n for cell in record.cells.values() for n in cell.survivors.values()], axis=0)
     slots_in_all = sum(len(cell.candidates) for cell in record.cells.values())
     chart = Chart(
-        _over(record.epochs), (0.0, 1.06 * float(counts.max())),
-        f"Candidates left: {int(counts[0])} after the first epoch, {int(counts[-1])} at the end, in {slots_in_all} slots",
-        height=200, x_title="epoch", whole=True,
-    )  # fmt: skip
+        _over(record.epochs),
+        (0.0, 1.06 * float(counts.max())),
+        f"Candidates left in {slots_in_all} slots: {int(counts[0])} after the first epoch, {int(counts[-1])} at the end",
+        height=200,
+        x_title="epoch",
+        whole=True,
+    )
     chart.line(record.epochs, counts, "strong s1")
     chart.cursor()
     return Figure("Survivors", chart.svg(), f"One a slot, {slots_in_all} in all, is the end of shrinking.")
@@ -186,8 +196,15 @@ def certainty(record: RunRecord, cell: CellRecord) -> list[Figure]:
         if not series:
             continue
         ends = ", ".join(f"{slot} {number(float(v[-1]))}" for slot, v in series.items())
-        chart = Chart(_over(record.epochs), (0.0, 1.03), f"{title} of every slot over the epochs; at the end {ends}",
-                      height=200, x_title="epoch", y_title=y_title, whole=True)  # fmt: skip
+        chart = Chart(
+            _over(record.epochs),
+            (0.0, 1.03),
+            f"{title} of every slot over the epochs; at the end {ends}",
+            height=200,
+            x_title="epoch",
+            y_title=y_title,
+            whole=True,
+        )
         for slot, values in series.items():
             chart.line(record.epochs, values, colour[slot], slot)
         chart.cursor()
@@ -204,10 +221,15 @@ def clipped(record: RunRecord, cell: CellRecord) -> Figure | None:
     named = order[:NAMED]
     greatest = 100 * float(series[order[0]].max())
     chart = Chart(
-        _over(record.epochs), (0.0, 1.1 * greatest),
+        _over(record.epochs),
+        (0.0, 1.1 * greatest),
         f"Share of the recorded inputs at which candidates are clipped; at most {number(greatest)} %, of {order[0]}",
-        height=200, x_title="epoch", y_title="clipped inputs (%)", right=104, whole=True,
-    )  # fmt: skip
+        height=200,
+        x_title="epoch",
+        y_title="clipped inputs (%)",
+        right=104,
+        whole=True,
+    )
     # At an epoch without a hit the candidate may be gone as well: its line ends.
     shown = {key: np.where(hits > 0, 100 * hits, np.nan) for key, hits in series.items()}
     for key in order[NAMED:]:
@@ -231,10 +253,15 @@ def trials(record: RunRecord) -> Figure | None:
     log = low > 0 and high > 20 * low
     best = min(whole, key=lambda t: t.loss, default=known[0])
     chart = Chart(
-        (-0.5, record.trials[-1].number + 0.5), (low * 0.8, high * 1.25) if log else spans([low, high]),
-        f"Loss of {len(known)} trials; the best is {number(best.loss)}, of trial {best.number}", height=240,
-        x_title="trial", y_title="loss on α's part" + (", logarithmic" if log else ""), log=log, whole=True,
-    )  # fmt: skip
+        (-0.5, record.trials[-1].number + 0.5),
+        (low * 0.8, high * 1.25) if log else spans([low, high]),
+        f"Loss of {len(known)} trials; the best is {number(best.loss)}, of trial {best.number}",
+        height=240,
+        x_title="trial",
+        y_title="loss on α's part" + (", logarithmic" if log else ""),
+        log=log,
+        whole=True,
+    )
     steps = np.minimum.accumulate([t.loss for t in whole]) if whole else np.array([])
     chart.line([t.number for t in whole], list(steps), "s1")
     for t in known:
