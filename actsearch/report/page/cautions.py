@@ -144,7 +144,8 @@ def _search(record: RunRecord) -> Iterator[Caution]:
             "caution",
             "Discretisation gap",
             f"After epoch {record.epochs[k]} the discrete function has a loss of {number(float(discrete[k]))} where "
-            f"the mixture had {number(float(mixture[k]))} over the epoch: the step from mixture to formula lost something.",
+            f"the mixture had {number(float(mixture[k]))} over the epoch: "
+            "the step from mixture to formula lost something.",
         )
     if record.skipped:
         yield Caution(

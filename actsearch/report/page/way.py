@@ -169,7 +169,7 @@ def survivors(record: RunRecord) -> Figure | None:
     chart = Chart(
         _over(record.epochs),
         (0.0, 1.06 * float(counts.max())),
-        f"Candidates left in {slots_in_all} slots: {int(counts[0])} after the first epoch, {int(counts[-1])} at the end",
+        f"Candidates left in {slots_in_all} slots: {int(counts[0])} after epoch 1, {int(counts[-1])} at the end",
         height=200,
         x_title="epoch",
         whole=True,
