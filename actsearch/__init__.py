@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from actsearch.genotype import Genotype
     from actsearch.ops.adaptive_slope import AdaptiveSlope
     from actsearch.ops.basis_activation import BasisActivation
+    from actsearch.record import RunRecord, read_run
     from actsearch.space import SearchSpace
     from actsearch.swap import SwapReport, swap, unswap
 
@@ -33,10 +34,12 @@ _HOME = {
     "BasisActivation": "ops.basis_activation",
     "Genotype": "genotype",
     "MixedCell": "cell.mixed",
+    "RunRecord": "record",
     "SearchResult": "api",
     "SearchSpace": "space",
     "SwapReport": "swap",
     "load": "activation",
+    "read_run": "record",
     "unswap": "swap",
 }
 _MODULES = ("cell", "data", "export", "models", "ops", "search", "swap", "tasks", "zoo")
@@ -48,10 +51,12 @@ __all__ = [
     "BasisActivation",
     "Genotype",
     "MixedCell",
+    "RunRecord",
     "SearchResult",
     "SearchSpace",
     "SwapReport",
     "load",
+    "read_run",
     "search",
     "swap",
     "unswap",

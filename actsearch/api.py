@@ -89,8 +89,7 @@ class SearchResult:
     @property
     def inputs(self) -> torch.Tensor:
         """Sample of the inputs that the sites really saw in the last epoch, 1-d float32."""
-        found = list(self.snapshot.pre_activations.values())
-        return torch.cat(found) if found else torch.empty(0)
+        return self.snapshot.inputs
 
     def plot(self) -> Figure:
         """The function with its derivatives over the inputs that the network produced."""

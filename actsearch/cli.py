@@ -141,6 +141,25 @@ def show(arguments: Arguments) -> None:
     viewing.show(Path(given.source), given.png and Path(given.png))
 
 
+def report(arguments: Arguments) -> None:
+    """One page of a run or a comparison, to read in a browser."""
+    parser = options.make_parser(
+        "actsearch report RUN|COMPARISON [--out FILE] [--open]",
+        "Writes one HTML file that needs nothing else: the formula and its curves, how the search came to it, the "
+        "comparison with its intervals, costs, settings, and what to be careful about. Search and transfer write it by "
+        "themselves; of a run that was stopped it shows what there is.",
+    )
+    parser.add_argument(
+        "source", metavar="RUN|COMPARISON", type=str, help="a run directory, or a folder with a comparison.json"
+    )
+    parser.add_argument("--out", metavar="FILE", type=str, help="default: report.html in that folder")
+    parser.add_argument("--open", action="store_true", help="show it in the browser")
+    given = options.parse(parser, arguments)
+    from actsearch import reporting
+
+    reporting.report(Path(given.source), given.out and Path(given.out), given.open)
+
+
 def transfer(arguments: Arguments) -> None:
     """Retrain what was found and standard activations, on any model and data, and compare."""
     parser = options.make_parser(
@@ -439,6 +458,7 @@ VERBS: dict[str, Callable[[Arguments], None]] = {
     "compare-strategies": compare_strategies,
     "spaces": spaces,
     "show": show,
+    "report": report,
     "transfer": transfer,
     "tune": tune,
     "export": export,

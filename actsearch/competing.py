@@ -20,8 +20,9 @@ from actsearch.genotype import Genotype
 from actsearch.process import console, prepare, say, stoppable
 from actsearch.report.comparison import describe
 from actsearch.report.strategies import show, write
-from actsearch.run import RunDirectory
-from actsearch.session import SUMMARY, Place, find, random_functions
+from actsearch.reporting import write_report
+from actsearch.run import SUMMARY, RunDirectory
+from actsearch.session import Place, find, random_functions
 from actsearch.space import SearchSpace
 from actsearch.transfer import as_discovered, budget_of, context_of, controls
 
@@ -77,7 +78,9 @@ def compare_strategies(
     title = f"Strategies: {config.model.name} on {experiment.data.title}, space {space.name}"
     say("")
     show(result, console)
-    say(f"\nresults      {write(result, directory, title).parent}")
+    write(result, directory, title)
+    RunDirectory(directory).write_environment()
+    say(f"\nresults      {directory}\nreport       {write_report(directory)}")
     return result
 
 

@@ -94,6 +94,45 @@ def read_json_lines(path: Path | str, advice: str) -> list[dict[str, Any]]:
     return lines
 
 
+def read_json(path: Path | str) -> dict[str, Any]:
+    """The object in a JSON file. Raises RunError in one line."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path} is not valid JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise RunError(f"{path} must hold keys and values")
+    return found
+
+
+def whole_json_lines(path: Path | str) -> tuple[list[dict[str, Any]], int]:
+    """The lines of the file at `path` that are objects of JSON, and how many others it has; nothing is changed.
+
+    No file has no lines. Raises RunError if it cannot be read.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return [], 0
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror or error}") from None
+    lines, damaged = [], 0
+    for line in text.split("\n"):
+        if not line.strip():
+            continue
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError):
+            found = None
+        if isinstance(found, dict):
+            lines.append(found)
+        else:
+            damaged += 1
+    return lines, damaged
+
+
 def is_whole_archive(path: Path | str) -> bool:
     """Whether every member of a zip file, such as torch writes, has the checksum that it was written with.
 

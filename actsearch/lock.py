@@ -50,6 +50,20 @@ def locked(directory: Path | str) -> Iterator[None]:
         os.close(descriptor)
 
 
+def in_use(directory: Path | str) -> bool:
+    """Whether a process that is alive writes `directory`, as far as one can know; nothing is locked or changed."""
+    try:
+        descriptor = os.open(Path(directory) / FILE, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return _alive(_read(descriptor))
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
 def _acquired(path: Path) -> int:
     """The descriptor of the lock's file, with the lock, and this process written into it."""
     deadline = time.monotonic() + ORPHANS

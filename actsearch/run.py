@@ -20,10 +20,19 @@ import torch
 
 import actsearch
 from actsearch.errors import RunError
-from actsearch.files import append_line, check_end, read_yaml, write_atomically, write_text, write_yaml
+from actsearch.files import (
+    append_line,
+    check_end,
+    read_yaml,
+    whole_json_lines,
+    write_atomically,
+    write_text,
+    write_yaml,
+)
 from actsearch.search.monitor import Snapshot
 from actsearch.space import SearchSpace
 
+SUMMARY = "search.json"  # what a search says of itself at its end
 _REPORTED = ("torch", "torchvision", "pytorch-lightning", "numpy", "sympy", "jsonargparse", "tensorboard")
 
 
@@ -166,16 +175,8 @@ class RunDirectory:
 
     def history(self) -> list[dict[str, Any]]:
         """The lines of genotypes.jsonl: one mapping an epoch; a line that a kill cut off, or damaged, is left out."""
-        path = self.path / "genotypes.jsonl"
-        records = []
-        for line in _lines(path):
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if _is_record(record):
-                records.append(record)
-        return records
+        lines, _ = whole_json_lines(self.path / "genotypes.jsonl")
+        return [line for line in lines if _is_record(line)]
 
     def rewind(self, epoch: int) -> None:
         """Forget the records after `epoch`, which a resumed search will write again."""
@@ -191,7 +192,7 @@ class RunDirectory:
             write_text(table, "".join(f"{line}\n" for line in (lines[0], *kept)) if whole else "")
 
     def record(self, snapshot: Snapshot) -> None:
-        """Add an epoch to genotypes.jsonl and metrics.csv."""
+        """Add an epoch to genotypes.jsonl and metrics.csv, and keep its sample of inputs."""
         line = {
             "epoch": snapshot.epoch,
             "step": snapshot.step,
@@ -204,12 +205,15 @@ class RunDirectory:
                     "genotype": cell.genotype.to_dict(),
                     "probabilities": {slot: dict(ps) for slot, ps in cell.probabilities.items()},
                     "undecided": cell.undecided(),
+                    "clip_hits": {key: share for key, share in cell.clip_hits.items() if share > 0},
                 }
                 for name, cell in snapshot.cells.items()
             },
         }
         append_line(self.path / "genotypes.jsonl", json.dumps(line, ensure_ascii=False))
         self._append_metrics(snapshot)
+        if snapshot.pre_activations:
+            self.write_inputs(snapshot.inputs)
 
     def _append_metrics(self, snapshot: Snapshot) -> None:
         row = {

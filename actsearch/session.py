@@ -29,7 +29,8 @@ from actsearch.ranks import is_rank_zero, part
 from actsearch.report.plots import draw_activation, save
 from actsearch.report.progress import SearchProgress
 from actsearch.report.terminal import families
-from actsearch.run import RunDirectory
+from actsearch.reporting import reported_when_stopped, write_report
+from actsearch.run import SUMMARY, RunDirectory
 from actsearch.search.bilevel import BilevelSearch
 from actsearch.search.checkpoint import SearchCheckpoint, checkpoints
 from actsearch.search.refine import Refinement
@@ -40,8 +41,6 @@ from actsearch.space import SearchSpace
 from actsearch.transfer import as_discovered, controls, retrain_all
 from actsearch.trials import gradient_steps, search_by_trials
 
-SUMMARY = "search.json"
-
 
 def search(config: SearchConfig, resume: Path | None) -> None:
     """Search, draw, compare; everything lies in the run directory when this returns."""
@@ -49,7 +48,7 @@ def search(config: SearchConfig, resume: Path | None) -> None:
     space = SearchSpace.load(config.space)
     others = controls(config.retraining, space)  # whatever is wrong with them is told before the search
     place = Place(resume)
-    with stoppable(place.how_to_go_on):
+    with reported_when_stopped(lambda: place.path if is_rank_zero() else None), stoppable(place.how_to_go_on):
         experiment = build(config)
         if config.compare.enabled and not config.compare.force:
             check_smoothness(experiment.build_task, others)
@@ -280,7 +279,7 @@ def _show_found(found: Found) -> Path:
 
 
 def _show_paths(run: RunDirectory, picture: Path, config: SearchConfig) -> None:
-    say(f"\ngenotype     {run.genotype}\npicture      {picture}")
+    say(f"\nreport       {write_report(run.path)}\ngenotype     {run.genotype}\npicture      {picture}")
     if config.strategy == "gradient":
         say(f"tensorboard  tensorboard --logdir {config.run.root}")
     else:

@@ -26,6 +26,7 @@ from actsearch.errors import SettingsError, UnknownNameError
 from actsearch.execution import Execution
 from actsearch.process import console, prepare, say, stoppable
 from actsearch.report.comparison import describe, show_comparison, write
+from actsearch.reporting import write_report
 from actsearch.run import RunDirectory
 from actsearch.space import SearchSpace
 
@@ -66,7 +67,8 @@ def transfer(
     with stoppable(lambda: "what is done is kept: give the same command again"):
         experiment = build(config)
         comparison = retrain_all(config, settings, experiment, contestants, directory)
-    say(f"\nresults      {directory}")
+    RunDirectory(directory).write_environment()
+    say(f"\nresults      {directory}\nreport       {write_report(directory)}")
     return comparison
 
 

@@ -22,6 +22,7 @@ from actsearch.compare.records import plain
 from actsearch.files import write_text
 
 GRADIENT = "gradient"
+FILE = "strategies.json"
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ class StrategyComparison:
             shown = ["" if isinstance(n, float) and not math.isfinite(n) else n for n in numbers]
             writer.writerow([s.strategy, s.seed, *shown, s.formula])
         write_text(Path(directory) / "strategies.csv", text.getvalue())
-        write_text(Path(directory) / "strategies.json", json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
+        write_text(Path(directory) / FILE, json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
         self.comparison.save(directory)
 
 

@@ -1,17 +1,15 @@
-"""A comparison for people: in a terminal, as Markdown, and as one HTML file with its pictures inside."""
+"""A comparison for people: in a terminal, and as Markdown with pictures beside it."""
 
 from __future__ import annotations
 
-import base64
-import html as htmllib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from actsearch.compare import REFERENCES, Comparison, Retraining, Row, Test
+from actsearch.compare import Comparison, Retraining, Row, Test
 from actsearch.files import write_text
 from actsearch.report.comparison_plots import draw_box_plots, draw_learning_curves, metric_label
 from actsearch.report.plots import save
@@ -19,18 +17,6 @@ from actsearch.report.terminal import ComparisonRow, comparison_table, plain
 
 NOTHING = "–"
 MIB = 2**20
-
-_CSS = """
-body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 96rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; margin: 1rem 0; }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: right; vertical-align: middle; }
-td { white-space: nowrap; }
-th:first-child, td:first-child, td.formula { text-align: left; }
-td.formula { font: .85em ui-monospace, monospace; white-space: normal; min-width: 12rem; overflow-wrap: anywhere; }
-tr.discovered { background: #fdf1ea; font-weight: 600; }
-.scroll { overflow-x: auto; }
-img { max-width: 100%; height: auto; }
-"""
 
 
 @dataclass(frozen=True)
@@ -191,64 +177,14 @@ def code(text: str) -> str:
     return "`" + " ".join(text.replace("`", "'").split()).replace("|", "\\|") + "`"
 
 
-def html(comparison: Comparison, title: str = "", figures: Mapping[str, bytes] | None = None) -> str:
-    """One HTML file that needs no other: tables with their intervals drawn, the verdict, notes, and PNGs by caption."""
-    heading = _escape(title or _title(comparison))
-    parts = [f"<h1>{heading}</h1>", f"<p><strong>{_escape(comparison.summary())}</strong></p>"]
-    parts += [_html_table(comparison, block) for block in blocks(comparison)]
-    parts += ["<ul>", *(f"<li>{_escape(line)}</li>" for line in comparison.verdict().splitlines()[:-1]), "</ul>"]
-    parts += [f"<p>{_escape(line)}</p>" for line in comparison.notes()]
-    for caption, png in (figures or {}).items():
-        data = base64.b64encode(png).decode()
-        parts.append(f'<h2>{_escape(caption)}</h2>\n<img alt="{_escape(caption)}" src="data:image/png;base64,{data}">')
-    body = "\n".join(parts)
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{heading}</title>\n'
-        f"<style>{_CSS}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
-    )
-
-
-def _html_table(comparison: Comparison, block: Block) -> str:
-    tests = [test for _, test, _ in block.rows if test and math.isfinite(test.paired.interval[0])]
-    reach = max((abs(end) for test in tests for end in test.paired.interval), default=0.0) or 1.0
-    names = [*block.columns[:5], "", *block.columns[5:]]
-    lines = ["<div class=scroll><table>", "<tr>" + "".join(f"<th>{_escape(name)}</th>" for name in names) + "</tr>"]
-    for row, test, cells in block.rows:
-        drawn = _interval(test, reach) if test in tests and test else ""
-        values = [f"<td>{_escape(cell)}</td>" for cell in cells]
-        values[1] = f'<td class="formula">{_escape(row.formula)}</td>'
-        values.insert(5, f"<td>{drawn}</td>")
-        kind = ' class="discovered"' if row.kind in REFERENCES else ""
-        lines.append(f"<tr{kind}>{''.join(values)}</tr>")
-    return "\n".join([*lines, "</table></div>"])
-
-
-def _interval(test: Test, reach: float) -> str:
-    """The difference and its interval, drawn from -reach to reach."""
-    at = [f"{80 - 76 * value / reach:.1f}" for value in (*reversed(test.paired.interval), test.paired.mean)]
-    return (
-        '<svg width="160" height="16" role="img" aria-label="interval">'
-        '<line x1="80" x2="80" y1="0" y2="16" stroke="#999" stroke-dasharray="2 2"/>'
-        f'<line x1="{at[0]}" x2="{at[1]}" y1="8" y2="8" stroke="#0072B2" stroke-width="2"/>'
-        f'<circle cx="{at[2]}" cy="8" r="3.5" fill="#0072B2"/></svg>'
-    )
-
-
-def _escape(text: str) -> str:
-    return htmllib.escape(text, quote=True)
-
-
 def write(comparison: Comparison, directory: Path | str, title: str = "") -> list[Path]:
-    """Write comparison.md, comparison.html and the pictures in figures/; their paths. Raises RunError."""
+    """Write comparison.md and the pictures in figures/; their paths. Raises RunError."""
     directory = Path(directory)
-    drawn = {"box_plots": draw_box_plots(comparison), "learning_curves": draw_learning_curves(comparison)}
-    pictures = {name: save(figure, directory / "figures" / f"{name}.png") for name, figure in drawn.items()}
-    captions = {"box_plots": "Every seed", "learning_curves": "Learning curves"}
-    figures = {captions[name]: path.read_bytes() for name, path in pictures.items()}
+    drawn = {
+        "box_plots.png": ("Every seed", draw_box_plots(comparison)),
+        "learning_curves.png": ("Learning curves", draw_learning_curves(comparison)),
+    }
+    pictures = [save(figure, directory / "figures" / name) for name, (_, figure) in drawn.items()]
     text = markdown(comparison, title)
-    text += "".join(f"\n![{captions[name]}](figures/{path.name})\n" for name, path in pictures.items())
-    return [
-        write_text(directory / "comparison.md", text),
-        write_text(directory / "comparison.html", html(comparison, title, figures)),
-        *pictures.values(),
-    ]
+    text += "".join(f"\n![{caption}](figures/{name})\n" for name, (caption, _) in drawn.items())
+    return [write_text(directory / "comparison.md", text), *pictures]

@@ -35,10 +35,11 @@ _WORDS = {
 
 def metric_label(comparison: Comparison) -> str:
     """The metric as a table calls it, with unit and direction: `test accuracy (%)`, `test loss, lower is better`."""
-    return _label(comparison.metric) + ("" if comparison.higher_is_better else ", lower is better")
+    return label_of(comparison.metric) + ("" if comparison.higher_is_better else ", lower is better")
 
 
-def _label(name: str) -> str:
+def label_of(name: str) -> str:
+    """A metric with its unit."""
     part, _, rest = name.partition("_")
     if rest in _WORDS:
         return f"{'training' if part == 'train' else part} {_WORDS[rest]}"
@@ -94,7 +95,7 @@ def draw_box_plots(comparison: Comparison) -> Figure:
 
 def draw_learning_curves(comparison: Comparison) -> Figure:
     """What was recorded of every epoch, a panel each: the mean over seeds, and thin lines for the seeds."""
-    names = sorted({name for r in comparison.retrainings for name in r.curve}, key=_order)
+    names = curves_in_order(comparison)
     if not names:
         figure = _figure(5, 1.5)
         figure.text(0.5, 0.5, "no learning curve was recorded", ha="center", va="center", color=DARK)
@@ -120,8 +121,7 @@ def _draw_curves(axes: Axes, comparison: Comparison, name: str, styles: dict[str
     finite: list[float] = []
     for row in comparison.rows:
         colour, dashes, width = styles[row.name]
-        own = [r.curve.get(name, []) for r in comparison.retrainings if r.activation == row.name]
-        curves = _filled(own, comparison.epochs) * scale
+        curves = curve_table(comparison, row.name, name) * scale
         finite += curves[np.isfinite(curves)].tolist()
         epochs = np.arange(1, curves.shape[1] + 1)
         marker = "o" if curves.shape[1] == 1 else ""
@@ -135,15 +135,21 @@ def _draw_curves(axes: Axes, comparison: Comparison, name: str, styles: dict[str
     if finite and min(finite) > 0 and max(finite) > 30 * min(finite) and scale == 1:
         axes.set_yscale("log")
     axes.set_xlabel("epoch")
-    axes.set_ylabel(_label(name))
+    axes.set_ylabel(label_of(name))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
 
 
-def _filled(curves: Sequence[Sequence[float | None]], epochs: int) -> Array:
-    """(curves, epochs), NaN where nothing is known."""
-    filled = np.full((len(curves), epochs), np.nan)
+def curves_in_order(comparison: Comparison) -> list[str]:
+    """Names of what was recorded of every epoch, of training first."""
+    return sorted({name for r in comparison.retrainings for name in r.curve}, key=_order)
+
+
+def curve_table(comparison: Comparison, activation: str, name: str) -> Array:
+    """A learning curve of every retraining of an activation: (retrainings, epochs), NaN where nothing is known."""
+    curves = [r.curve.get(name, []) for r in comparison.retrainings if r.activation == activation]
+    filled = np.full((len(curves), comparison.epochs), np.nan)
     for k, curve in enumerate(curves):
-        filled[k, : len(curve)] = [np.nan if value is None else value for value in curve[:epochs]]
+        filled[k, : len(curve)] = [np.nan if value is None else value for value in curve[: comparison.epochs]]
     return filled
 
 

@@ -68,6 +68,24 @@ def derivatives(function: Function, x: Array, order: int) -> list[Array]:
     return found
 
 
+def shown_range(y: Array, least: float, share: float) -> tuple[float, float, bool, bool]:
+    """The part of the y axis that shows the central `share` of the values, at least `least` high, with some room.
+
+    And whether some are below it, and above it; what would fit with half as much again is shown whole.
+    """
+    finite = y[np.isfinite(y)]
+    if finite.size == 0:
+        return -least / 2, least / 2, False, False
+    low, high = (float(q) for q in np.quantile(finite, ((1 - share) / 2, (1 + share) / 2)))
+    smallest, greatest = float(finite.min()), float(finite.max())
+    height = max(high - low, least)
+    if greatest - smallest <= 1.5 * height:
+        low, high = smallest, greatest
+        height = max(high - low, least)
+    middle, room = (low + high) / 2, 0.08 * height
+    return middle - 0.58 * height, middle + 0.58 * height, smallest < low - room, greatest > high + room
+
+
 def with_jumps_broken(function: Function, order: int, x: Array, y: Array, slope: Array) -> tuple[Array, Array]:
     """`x` and `y`, the derivative of `order`, with a NaN at every jump of y: a line through them is interrupted there.
 

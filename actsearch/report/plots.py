@@ -32,7 +32,16 @@ from actsearch.activation import Activation
 from actsearch.errors import GenotypeError, SettingsError, unknown_name
 from actsearch.files import write_atomically
 from actsearch.ops.graph import INPUT
-from actsearch.report.curve import Array, Function, central_range, derivatives, finite_values, on_cpu, with_jumps_broken
+from actsearch.report.curve import (
+    Array,
+    Function,
+    central_range,
+    derivatives,
+    finite_values,
+    on_cpu,
+    shown_range,
+    with_jumps_broken,
+)
 from actsearch.space import SearchSpace
 
 Probabilities = Mapping[str, Mapping[str, float]]
@@ -99,7 +108,7 @@ def draw_activation(activation: Activation | Function, inputs: Tensor | None = N
     recorded = finite_values(inputs)
     x = np.linspace(low, high, POINTS)
     curves = derivatives(function, x, 3)
-    at_sites = [derivatives(on_cpu(site), x, 2) for site in _at_sites(activation)]
+    at_sites = [derivatives(on_cpu(site), x, 2) for site in functions_at_sites(activation)]
     heading = _heading(activation, title)
     # Small, so that the letters stay legible in TensorBoard's thumbnails.
     width, height = 6.4, 6.6
@@ -124,7 +133,8 @@ def draw_activation(activation: Activation | Function, inputs: Tensor | None = N
     return figure
 
 
-def _at_sites(activation: Activation | Function) -> list[Activation]:
+def functions_at_sites(activation: Activation | Function) -> list[Activation]:
+    """Those of the sites whose parameters are their own; none if there are no such, or of a function without sites."""
     if not isinstance(activation, Activation):
         return []
     try:
@@ -165,17 +175,9 @@ def _limit_height(axes: Axes, y: Array, least: float, share: float) -> None:
     finite = y[np.isfinite(y)]
     if finite.size == 0:
         return
-    low, high = (float(q) for q in np.quantile(finite, ((1 - share) / 2, (1 + share) / 2)))
-    smallest, greatest = float(finite.min()), float(finite.max())
-    height = max(high - low, least)
-    # What would fit with half as much again is shown whole.
-    if greatest - smallest <= 1.5 * height:
-        low, high = smallest, greatest
-        height = max(high - low, least)
-    middle = (low + high) / 2
-    axes.set_ylim(middle - 0.58 * height, middle + 0.58 * height)
-    outside = [f"down to {smallest:.3g}"] * (smallest < low - 0.08 * height)
-    outside += [f"up to {greatest:.3g}"] * (greatest > high + 0.08 * height)
+    low, high, below, above = shown_range(y, least, share)
+    axes.set_ylim(low, high)
+    outside = [f"down to {finite.min():.3g}"] * below + [f"up to {finite.max():.3g}"] * above
     if outside:
         # Above the panel, where it hides nothing.
         axes.set_title(f"{axes.get_ylabel()} goes {' and '.join(outside)}", loc="right", fontsize=9, color=DARK, pad=2)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from actsearch.compare.strategies import GRADIENT, StrategyComparison, mean_and_sd, row_name
+from actsearch.errors import RunError
 from actsearch.files import write_text
 from actsearch.report import comparison as one
 from actsearch.report.comparison_plots import metric_label
 from actsearch.report.terminal import plain
 
+SEARCHED = ("strategy", "seed", "search's loss", "training steps", "seconds", "function")
 _MEASURED = {
     "shared weights": "the discrete function's loss under the weights of the gradient search",
     "trials": "the loss at the end of a trial",
@@ -113,6 +117,24 @@ def show(found: StrategyComparison, console: Console) -> None:
     console.print(table)
     for line in [found.comparison.summary(), *notes(found)[-len(found.correlations) :]]:
         console.print(plain(line, console), markup=False, highlight=False, soft_wrap=True)
+
+
+def searches_of(data: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Of what strategies.json holds, a row of cells for each search: `SEARCHED`. Raises RunError."""
+    try:
+        return [
+            (
+                str(s["strategy"]),
+                str(s["seed"]),
+                "not finite" if s["loss"] is None else f"{s['loss']:.4g}",
+                f"{s['steps']} of {s['budget']}",
+                one.NOTHING if s["seconds"] is None else f"{s['seconds']:.0f}",
+                str(s["formula"]),
+            )
+            for s in data["searches"]
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"strategies.json does not tell what was searched ({type(error).__name__}: {error})") from None
 
 
 def write(found: StrategyComparison, directory: Path | str, title: str) -> Path:

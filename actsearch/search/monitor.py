@@ -85,6 +85,12 @@ class Snapshot:
     seconds: float
     pre_activations: Mapping[str, Tensor] = field(repr=False, default_factory=dict)
 
+    @property
+    def inputs(self) -> Tensor:
+        """The pre-activations of all sites together, 1-d float32."""
+        found = list(self.pre_activations.values())
+        return torch.cat(found) if found else torch.empty(0)
+
 
 Observer = Callable[[Snapshot], None]
 

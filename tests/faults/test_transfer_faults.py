@@ -32,7 +32,9 @@ from actsearch.export.source import to_source
 from actsearch.genotype import Genotype
 from actsearch.lock import locked
 from actsearch.process import stoppable
-from actsearch.report.comparison import html, markdown, write
+from actsearch.report.comparison import markdown, write
+from actsearch.report.page import comparison_page
+from actsearch.reporting import write_report
 from actsearch.tasks import Classification
 
 ROOT = Path(__file__).parents[2]
@@ -213,9 +215,11 @@ def test_a_device_that_is_full_is_one_line(
 
 def test_a_report_that_cannot_be_written_is_one_line(folder: Path) -> None:
     comparison = Comparison.load(folder)
-    for name in ("comparison.md", "comparison.html", "box_plots.png"):
+    for name in ("comparison.md", "box_plots.png"):
         with full_disk(name), pytest.raises(RunError, match="No space left on device"):
             write(comparison, folder)
+    with full_disk("report.html"), pytest.raises(RunError, match="No space left on device"):
+        write_report(folder)
 
 
 # -- two at once, signals, processes -------------------------------------------------------------------------------
@@ -337,8 +341,9 @@ def test_reports_escape_what_they_show(finished: tuple[Path, Comparison]) -> Non
         ),
         context={"data": {"name": NASTY}},
     )
-    page = html(nasty, NASTY, {NASTY: b"png"})
-    assert "<script" not in page
+    page = comparison_page(nasty, Path(NASTY), {"command": ["search", NASTY], NASTY: NASTY})
+    assert page.count("<script") == 1, "our own"
+    assert "onerror" not in page.replace("onerror=alert(1)&gt;", "")
     assert "<img src=x" not in page
     assert "&lt;script&gt;" in page
     assert "<script" not in markdown(nasty, NASTY).replace("\\<", "").replace("`", "")[:200]

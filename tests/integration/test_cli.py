@@ -329,7 +329,7 @@ def test_a_transfer_without_configuration_repeats_the_runs_comparison_with_other
     text = capsys.readouterr().out
     assert "comparing 3 activations in resnet8, 1 epochs each from scratch, seeds 1 to 1" in text
     folder = run / "transfer" / "own"
-    for name in ("retrainings.jsonl", "comparison.json", "comparison.csv", "comparison.md", "comparison.html"):
+    for name in ("retrainings.jsonl", "comparison.json", "comparison.csv", "comparison.md", "report.html"):
         assert (folder / name).is_file()
     before = (folder / "retrainings.jsonl").read_text()
     assert cli.main(["transfer", str(run), *FEW]) == 0  # nothing is done twice

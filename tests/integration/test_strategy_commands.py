@@ -39,7 +39,7 @@ def test_a_random_search_leaves_what_a_gradient_search_does_and_resumes_to_it(
     assert "found: f(x) = " in text
     for name in ("genotype.json", "config.yaml", "space.yaml", "environment.json", "inputs.npy", "trials.jsonl"):
         assert (run / name).is_file(), name
-    for name in ("comparison.md", "comparison.html", "comparison.json", "retrainings.jsonl", "figures/activation.png"):
+    for name in ("comparison.md", "report.html", "comparison.json", "retrainings.jsonl", "figures/activation.png"):
         assert (run / name).is_file(), name
     facts = json.loads((run / "search.json").read_text())
     trials = [json.loads(line) for line in (run / "trials.jsonl").read_text().splitlines()[1:]]
@@ -109,7 +109,7 @@ def test_strategies_are_compared_on_digits_and_go_on_after_a_kill(
     command = ["compare-strategies", *FAST, "--compare.random", "1", "--seeds", "2", "--out", str(out)]
     assert cli.main(command) == 0
     text = capsys.readouterr().out
-    for name in ("strategies.md", "strategies.csv", "strategies.json", "comparison.md", "comparison.html"):
+    for name in ("strategies.md", "strategies.csv", "strategies.json", "comparison.md", "report.html"):
         assert (out / name).is_file(), name
     table = (out / "strategies.md").read_text()
     for strategy in ("gradient", "random", "tpe", "genetic"):

@@ -9,7 +9,6 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from scipy import stats
 from actsearch.compare import Budget, Comparison, Retraining, contestant, holm
 from actsearch.compare.comparison import Entry
 from actsearch.errors import RunError, UnknownNameError
-from actsearch.report.comparison import describe, html, markdown, show_comparison, write
+from actsearch.report.comparison import describe, markdown, show_comparison, write
 from actsearch.report.comparison_plots import draw_box_plots, draw_learning_curves
 from actsearch.report.plots import pixels
 
@@ -205,7 +204,7 @@ def test_all_failed_is_still_a_comparison(tmp_path: Path) -> None:
     assert "| failed |" in markdown(comparison)
     comparison.save(tmp_path)
     assert Comparison.load(tmp_path) == comparison
-    assert len(write(comparison, tmp_path)) == 4
+    assert len(write(comparison, tmp_path)) == 3
 
 
 def test_one_seed_shows_no_difference() -> None:
@@ -318,48 +317,6 @@ def test_memory_of_a_gpu_is_shown_where_there_is_one() -> None:
     assert {row[-1] for row in rows} == {"3"}
 
 
-class Reader(HTMLParser):
-    """Tags that are open, cells, and everything that is loaded from elsewhere."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.cells: list[str] = []
-        self.sources: list[str] = []
-        self.tags: set[str] = set()
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.sources += [value or "" for name, value in attributes if name in ("src", "href")]
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-        if tag == "td":
-            self.cells.append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-
-    def handle_data(self, data: str) -> None:
-        if "td" in self.open:
-            self.cells[-1] += data
-
-
-def test_html_is_escaped_and_self_contained(tmp_path: Path) -> None:
-    evil = '<script>alert("x")</script> & more'
-    comparison = made({**ALL, evil: BASE}, formulas={"relu": evil})
-    text = html(comparison, title=evil, figures={evil: b"png"})
-    reader = Reader()
-    reader.feed(text)
-    assert reader.open == []
-    assert "script" not in reader.tags
-    assert reader.cells.count(evil) == 2
-    assert {source.partition(",")[0] for source in reader.sources} == {"data:image/png;base64"}
-    assert text.count("<svg") == len(comparison.tests)
-
-
 def test_terminal_shows_tables_and_summary() -> None:
     console = Console(file=io.StringIO(), width=160)
     show_comparison(made({**ALL, "relu": [*BASE[:4], math.nan]}), console)
@@ -385,7 +342,7 @@ def test_pictures_show_every_seed(tmp_path: Path) -> None:
     assert len(figure.axes[0].lines) == 5 * (5 + 1)
     assert pixels(figure).std() > 10
     names = {path.name for path in write(comparison, tmp_path)}
-    assert names == {"comparison.md", "comparison.html", "box_plots.png", "learning_curves.png"}
+    assert names == {"comparison.md", "box_plots.png", "learning_curves.png"}
 
 
 def test_pictures_without_curves_or_with_one_epoch() -> None:
