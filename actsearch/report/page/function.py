@@ -220,7 +220,7 @@ def _stage(record: RunRecord, k: int) -> dict[str, Any]:
         "at": int(record.epochs[k]),
         "phase": record.phases[k],
         "survivors": int(sum(n[k] for cell in cells for n in cell.survivors.values())),
-        "losses": {name: number(float(loss[k])) for name, loss in record.losses.items()},
+        "losses": "loss " + ", ".join(f"{name} {number(float(loss[k]))}" for name, loss in record.losses.items()),
         "choices": choices,
     }
 
