@@ -67,5 +67,6 @@ def test_a_search_runs_from_any_folder(installed: Path, tmp_path: Path) -> None:
     text = _run(command, "search", "--config", "default", *short, cwd=tmp_path)
     (run,) = (tmp_path / "runs" / "tiny").iterdir()
     assert (run / "genotype.json").is_file()
+    assert (run / "report.html").read_text().endswith("</html>\n"), "its templates travel with the wheel"
     assert "discovered" in text
     assert "f(x)" in _run(command, "show", run, cwd=tmp_path)

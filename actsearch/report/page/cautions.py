@@ -183,7 +183,7 @@ def _results(comparison: Comparison) -> Iterator[Caution]:
     if n < FEW:
         spread = [t.paired.detectable for t in comparison.tests if t.paired.sd > 0]
         unit = " points" if comparison.scale == 100 else ""
-        size = f" smaller than {comparison.scale * max(spread):.2g}{unit}" if spread else ""
+        size = f" smaller than {number(float(format(comparison.scale * max(spread), '.2g')))}{unit}" if spread else ""
         text = (
             "With one seed no difference can be told from chance."
             if n < 2

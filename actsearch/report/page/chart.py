@@ -102,15 +102,19 @@ def spans(values: Iterable[float], share: float = 0.06, least: float = 0.0) -> t
     return middle - extent * (0.5 + share), middle + extent * (0.5 + share)
 
 
-def common_spans(groups: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """The range of groups (low, high) without those that lie so far away that the others would shrink to a point."""
+def common_spans(groups: Sequence[tuple[float, float]], cut: bool = False) -> tuple[float, float]:
+    """The range of groups (low, high) without those that lie so far away that the others would shrink to a point.
+
+    `cut`: also without those that only reach that far.
+    """
     if not groups:
         return 0.0, 1.0
     middles = np.array([(low + high) / 2 for low, high in groups])
     centre = float(np.median(middles))
     reach = [abs(m - centre) + (high - low) / 2 for m, (low, high) in zip(middles, groups, strict=True)]
     far = FAR * float(np.median(reach))
-    near = [group for m, group in zip(middles, groups, strict=True) if abs(m - centre) <= far] or list(groups)
+    at = reach if cut else [abs(m - centre) for m in middles]
+    near = [group for distance, group in zip(at, groups, strict=True) if distance <= far] or list(groups)
     return spans([end for group in near for end in group])
 
 
@@ -240,6 +244,16 @@ class Chart:
                 '<text class="end {c}" x="{x:.1f}" y="{y:.1f}">{t}</text>', c=classes, x=at + 5, y=place + 4, t=text
             )
 
+    def labels(self, points: Sequence[tuple[str, float, float]]) -> None:
+        """Names beside points (text, x, y of the data); lower where they would stand on one another."""
+        placed: list[tuple[float, float]] = []
+        for text, x, y in sorted(points, key=lambda one: -one[2]):
+            at, up = self.sx(x) + 8, self._y(y) + 4
+            while any(abs(up - other) < LINE - 2 and abs(at - beside) < 90 for beside, other in placed):
+                up += 2
+            placed.append((at, up))
+            self.add('<text class="end" x="{x:.1f}" y="{y:.1f}">{t}</text>', x=at, y=up, t=text)
+
     def series(self, lines: Sequence[tuple[str, Numbers, Numbers, str]]) -> None:
         """Lines, each with its name where its last finite point is: (name, xs, ys, classes)."""
         last: dict[float, list[tuple[str, float, str]]] = {}
@@ -309,9 +323,10 @@ class Chart:
             )
         if self.y_title:
             titles.append(Markup('<text class="axis y" x="0" y="11">{}</text>').format(self.y_title))
-        clip = Markup('<svg x="0" y="{a:.1f}" width="{w}" height="{h:.1f}" viewBox="0 {a:.1f} {w} {h:.1f}">').format(
-            a=top - 2, w=WIDTH, h=bottom - top + 4
-        )
+        # Dots and thick lines may stand over the edges a little.
+        clip = Markup(
+            '<svg x="{x:.1f}" y="{a:.1f}" width="{w:.1f}" height="{h:.1f}" viewBox="{x:.1f} {a:.1f} {w:.1f} {h:.1f}">'
+        ).format(x=self.left - 4, a=top - 2, w=end - self.left + 8, h=bottom - top + 4)
         inside = Markup("").join(p for p in self._parts if "<text" not in p)
         words = Markup("").join(p for p in self._parts if "<text" in p)
         return Markup(

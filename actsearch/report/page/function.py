@@ -156,49 +156,58 @@ def _in_words(x: Array, y: Array) -> str:
 def stages(record: RunRecord, inputs: torch.Tensor | None) -> Stages | None:
     """The function of each cell after every epoch, and at the end; None if there is no epoch on record."""
     cells = [cell for cell in record.cells.values() if any(cell.genotypes)][:MOST_CELLS]
-    if not cells:
-        return None
     places = [k for k in range(len(record.epochs)) if all(cell.genotypes[k] is not None for cell in cells)]
-    most = max(MOST_STAGES // len(cells), STILLS)
-    kept = sorted({places[round(k)] for k in np.linspace(0, len(places) - 1, min(most, len(places)))}) if places else []
-    if not kept:
+    if not cells or not places:
         return None
-    total = record.length or int(record.epochs[-1])
-    described = [_stage(record, k, total) for k in kept]
-    genotypes = {cell.name: [cell.genotypes[k] for k in kept] for cell in cells}
-    if all(cell.final is not None for cell in cells) and cells[0].final is not None:
-        chosen = [{"slot": slot, "best": [[choice.op, None]]} for slot, choice in cells[0].final.slots.items()]
-        phase = "after the local search" if _refined(cells) else "result"
-        described.append({**described[-1], "label": "at the end", "phase": phase, "choices": chosen})
-        for cell in cells:
-            genotypes[cell.name].append(cell.final)
+    most = max(MOST_STAGES // len(cells), STILLS)
+    kept = _evenly(places, most)
+    described = [_stage(record, k) for k in kept]
+    ended = all(cell.final is not None for cell in cells)
+    if ended:
+        described.append(_last_stage(described[-1], cells))
     low, high = central_range(inputs)
     x = _grid(low, high, STAGE_POINTS)
-    charts: list[tuple[str, Markup]] = []
-    stills: list[tuple[str, Markup]] = []
-    data: list[dict[str, Any]] = []
+    charts, data, curves = [], [], {}
     for cell in cells:
-        curves = [_curve(genotype, x) for genotype in genotypes[cell.name] if genotype is not None]
-        charts.append((cell.name, _stage_chart(cell.name, x, curves, inputs, (low, high))))
-        shown = zip(genotypes[cell.name], curves, strict=True)
+        genotypes = [cell.genotypes[k] for k in kept] + [cell.final] * ended
+        curves[cell.name] = [_curve(genotype, x) for genotype in genotypes if genotype is not None]
+        charts.append((cell.name, _stage_chart(cell.name, x, curves[cell.name], inputs, (low, high))))
         data.append(
             {
-                "formulas": [genotype.formula for genotype, _ in shown if genotype is not None],
-                "y": [[None if not np.isfinite(v) else float(f"{v:.4g}") for v in curve] for curve in curves],
+                "formulas": [genotype.formula for genotype in genotypes if genotype is not None],
+                "y": [[_short(v) for v in curve] for curve in curves[cell.name]],
             }
         )
-        if len(stills) == 0:
-            every = sorted({round(k) for k in np.linspace(0, len(curves) - 1, min(STILLS, len(curves)))})
-            stills = [(str(described[k]["label"]), _still(x, curves[k], curves)) for k in every]
-    content = {"x": [float(f"{v:.5g}") for v in x], "stages": described, "cells": data}
+    first = curves[cells[0].name]
+    stills = [(str(described[k]["label"]), _still(x, first[k], first)) for k in _evenly(range(len(first)), STILLS)]
+    content = {"x": [_short(v) for v in x], "stages": described, "cells": data}
     return Stages(tuple(charts), tuple(stills), content, len(kept) < len(places))
+
+
+def _evenly(places: Sequence[int], most: int) -> list[int]:
+    """At most so many of them, the first and the last among them."""
+    return sorted({places[round(k)] for k in np.linspace(0, len(places) - 1, min(most, len(places)))})
+
+
+def _short(value: float) -> float | None:
+    """For the script: five significant digits, None where there is no value."""
+    return float(f"{value:.5g}") if np.isfinite(value) else None
+
+
+def _last_stage(stage: Mapping[str, Any], cells: Sequence[CellRecord]) -> dict[str, Any]:
+    """The end of a search, after the `stage` of its last epoch."""
+    final = cells[0].final
+    slots = final.slots.items() if final is not None else ()
+    choices = [{"slot": slot, "best": [[choice.op, None]]} for slot, choice in slots]
+    phase = "after the local search" if _refined(cells) else "result"
+    return {**stage, "label": "at the end", "phase": phase, "choices": choices}
 
 
 def _refined(cells: Sequence[CellRecord]) -> bool:
     return any(cell.final is not None and "refined" in cell.final.provenance for cell in cells)
 
 
-def _stage(record: RunRecord, k: int, total: int) -> dict[str, Any]:
+def _stage(record: RunRecord, k: int) -> dict[str, Any]:
     """What is told of an epoch beside its function."""
     cells = list(record.cells.values())
     choices = []
@@ -207,11 +216,11 @@ def _stage(record: RunRecord, k: int, total: int) -> dict[str, Any]:
         best = [int(i) for i in np.argsort(-p)[:2] if p[i] > 0]
         choices.append({"slot": slot, "best": [[ops[i], round(float(p[i]), 4)] for i in best]})
     return {
-        "label": f"epoch {record.epochs[k]} of {total}",
+        "label": f"epoch {record.epochs[k]} of {record.length or record.epochs[-1]}",
         "at": int(record.epochs[k]),
         "phase": record.phases[k],
         "survivors": int(sum(n[k] for cell in cells for n in cell.survivors.values())),
-        "losses": {name: number(float(loss[k])) for name, loss in record.losses.items()},
+        "losses": "loss " + ", ".join(f"{name} {number(float(loss[k]))}" for name, loss in record.losses.items()),
         "choices": choices,
     }
 

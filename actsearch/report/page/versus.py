@@ -77,18 +77,22 @@ def _class(row: Row) -> str:
 
 
 def headlines(comparison: Comparison) -> list[Headline]:
-    """The metric of the first reference, and its difference to ReLU and to the best random function."""
+    """The metric of the first reference, its differences to ReLU (or another standard one) and the best random one."""
     if not comparison.references:
         return []
     reference = comparison.row(comparison.references[0])
     found = [
         Headline(
-            f"{metric_label(comparison)} of {reference.name}", _mean(comparison, reference), f"{reference.n} seeds"
+            f"{label_of(comparison.metric)} of {reference.name}",
+            _mean(comparison, reference),
+            f"{reference.n} seed{'s' * (reference.n != 1)}"
+            + ("" if comparison.higher_is_better else ", lower is better"),
         )
     ]
     if math.isnan(reference.mean):
         return found
-    others = [row for row in comparison.rows if row.name.lower() == "relu"]
+    standard = [row for row in comparison.rows if row.kind == "standard"]
+    others = sorted(standard, key=lambda row: row.name.lower() != "relu")[:1]
     random = [row for row in comparison.rows if row.kind == "random" and not math.isnan(row.mean)]
     sign = 1 if comparison.higher_is_better else -1
     others += sorted(random, key=lambda row: -sign * row.mean)[:1]
@@ -146,7 +150,7 @@ def forest(comparison: Comparison, reference: str) -> Figure | None:
         return None
     scale = comparison.scale
     known = [[scale * v for v in (t.paired.mean, *t.paired.interval) if math.isfinite(v)] for t in tests]
-    low, high = common_spans([(min(ends), max(ends)) for ends in known])
+    low, high = common_spans([(min(ends), max(ends)) for ends in known], cut=True)
     low, high = spans([low, high, 0.0], 0.02)
     better = "right is better" if comparison.higher_is_better else "left is better"
     said = "; ".join(f"{t.other} {difference(comparison, t)}, {_evidence(comparison, t)}" for t in tests)
@@ -173,7 +177,7 @@ def forest(comparison: Comparison, reference: str) -> Figure | None:
     return Figure(
         f"{reference} against the others",
         chart.svg(),
-        "Paired over seeds; 95 % intervals, not corrected for their number.",
+        "Paired over seeds; 95 % intervals, not corrected for their number. Those that reach an edge go on.",
     )
 
 
@@ -266,7 +270,7 @@ def learning_curves(comparison: Comparison) -> list[Figure]:
             whole = np.isfinite(curves).all(axis=0)  # a mean of survivors would jump where one fails
             mean = np.where(whole, np.where(whole, curves, 0.0).mean(axis=0), np.nan)
             chart.line(range(1, len(mean) + 1), mean, colours[row.name], row.name)
-        found.append(Figure(label_of(name).capitalize(), chart.svg(), "", legend))
+        found.append(Figure(label_of(name).replace("_", " ").capitalize(), chart.svg(), "", legend))
     return found
 
 
@@ -307,11 +311,6 @@ def ranks(comparison: Comparison) -> Figure | None:
     )
     for row, a, b in zip(both, x, means, strict=True):
         chart.dot(a, b, f"mean {_class(row)}", 4.5)
-        chart.add(
-            '<text class="end" x="{x:.1f}" y="{y:.1f}">{t}</text>',
-            x=chart.sx(a) + 8,
-            y=chart.sy(b) + 4,
-            t=short(row.name, 13),
-        )
+    chart.labels([(short(row.name, 13), a, b) for row, a, b in zip(both, x, means, strict=True)])
     told = f"{said}." if said else "Too few functions for a rank correlation; compare.random 4 draws enough."
     return Figure("Does the search's loss rank functions as retraining does?", chart.svg(), told)

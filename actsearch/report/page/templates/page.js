@@ -59,6 +59,7 @@ document.documentElement.classList.add("js");
     label.textContent = stage.label;
     slider.setAttribute("aria-valuetext", stage.label + ": " + cells[0].formulas[k]);
     document.getElementById("stage-phase").textContent = stage.phase;
+    document.getElementById("stage-losses").textContent = stage.losses;
     document.getElementById("stage-survivors").textContent = String(stage.survivors);
     for (const one of figures) {
       one.line.setAttribute("d", one.draw(one.cell.y[k]));
