@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 from actsearch.config import Config, sections, singles
 from actsearch.errors import SettingsError, UnknownNameError, unknown_name
 from actsearch.files import find_named, named_files, read_yaml
+from actsearch.work import Mode
 
 # By default a mapping with the key class_path, in a value of any type, would be imported and called.
 set_parsing_settings(instantiate_subclass_spec_in_any=False, import_path_denylist=["*"])
@@ -55,6 +56,17 @@ def _explained(message: str, parser: ArgumentParser) -> Exception:
         expected = re.sub(r"<class '(\w+)'>", r"\1", expected).replace("typing.", "")
         return SettingsError(f"{key} must be of type {expected}, not {value!r}")
     return SettingsError(line)
+
+
+def add_progress(parser: ArgumentParser) -> None:
+    """`--progress`, of the verbs that take a while."""
+    parser.add_argument(
+        "--progress",
+        type=Mode,
+        default="auto",
+        help="auto: live in a terminal, lines elsewhere; plain: lines, without colours; quiet: nothing but errors; "
+        "json: one JSON object a line on standard output, for programs",
+    )
 
 
 # -- configurations ------------------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ from actsearch.search.strategies import (
     to_genotype,
 )
 from actsearch.space import SearchSpace
+from actsearch.work import under_way
 
 Told = Callable[[TrialRecord, int, int], None]
 """Told a trial that has ended, the training steps of all so far, and the budget."""
@@ -144,10 +145,18 @@ def search_by_trials(
             if told is not None:
                 told(record, log.steps, budget.total)
 
-        sample(sampler, training, steps, budget.total, log, ended)
+        with under_way(f"{strategy} search", budget.total, "steps") as work:
+            training.stepped = lambda done: work.at(log.steps + done, f"trial {len(log.records)}")
+            sample(sampler, training, steps, budget.total, log, ended)
         best = log.best()
         genotype = _found(space, best, run, strategy, settings.seed)
         inputs = run.read_inputs()
+        with under_way("measuring other functions by a trial each", len(measured or {})) as work:
+            training.stepped = lambda done: work.at(int(work.done) + min(done / best.steps, 0.99))
+            losses = {}
+            for name, other in (measured or {}).items():
+                losses[name] = _measured(training, other, best.steps)
+                work.at(len(losses))
         return TrialsResult(
             genotype,
             best,
@@ -157,7 +166,7 @@ def search_by_trials(
             log.steps,
             log.seconds,
             budget,
-            {name: _measured(training, other, best.steps) for name, other in (measured or {}).items()},
+            losses,
         )
 
 
