@@ -30,7 +30,7 @@ from actsearch.lock import locked
 from actsearch.ops import registry
 from actsearch.ranks import is_rank_zero
 from actsearch.report.progress import SearchProgress
-from actsearch.report.tensorboard import TensorBoardObserver
+from actsearch.report.tensorboard import TensorBoardObserver, log_scores
 from actsearch.run import RunDirectory
 from actsearch.search.bilevel import BilevelSearch
 from actsearch.search.checkpoint import SearchCheckpoint, checkpoints, latest_checkpoint
@@ -212,6 +212,7 @@ def _run(
     if not all(cell.op_parameters.is_complete for cell in cells.values()):
         bilevel.meet(next(iter(bilevel.validation)))
     checkpoint = None if resumed is None else latest_checkpoint(resumed.checkpoints, bilevel.objection)
+    boarded = observers is None
     if observers is None:
         observers = [_tensorboard(run, checkpoint)]
     # A progress display sees batches as a callback, and epochs as an observer.
@@ -249,6 +250,9 @@ def _run(
         if close is not None:
             close()
     losses = _losses(bilevel, {DISCOVERED: next(iter(genotypes.values())), **measured}) if len(genotypes) == 1 else {}
+    if boarded:
+        scores = {"search_loss": snapshot.losses.get("val", math.nan), "discrete_loss": _discrete(refinements, losses)}
+        log_scores(run.path, scores, run.read_config())
     where = Path(trainer.strategy.broadcast(str(run.path)))  # of several processes, that of the one that writes
     result = SearchResult(genotypes, where, snapshot, refinements, report, losses)
     run.write_inputs(result.inputs)
@@ -293,6 +297,12 @@ def _finish(
         path = run.genotype if len(cells) == 1 else run.path / f"genotype.{name}.json"
         genotypes[name].save(path)
     return genotypes, refinements
+
+
+def _discrete(refinements: Mapping[str, Refinement], losses: Mapping[str, float]) -> float:
+    """Loss of the function that was found; with several cells, after the last was refined."""
+    refined = [found.loss for found in refinements.values()]
+    return losses.get(DISCOVERED, refined[-1] if refined else math.nan)
 
 
 def _finite(loss: float) -> float | None:

@@ -145,6 +145,23 @@ def show(arguments: Arguments) -> None:
     viewing.show(Path(given.source), given.png and Path(given.png))
 
 
+def tensorboard(arguments: Arguments) -> None:
+    """Open TensorBoard on a run, or on all runs in a folder."""
+    parser = options.make_parser(
+        "actsearch tensorboard [RUN|ROOT] [--port N] [--host H] [--open]",
+        "Serve TensorBoard until Ctrl-C, also of a search that still runs, and print the addresses of what to look at: "
+        "the slots side by side, losses, pictures, text, and final scores of all runs in a table.",
+    )
+    parser.add_argument("source", nargs="?", metavar="RUN|ROOT", type=str, default="runs", help="default: runs")
+    parser.add_argument("--port", type=int | None, help="default: the first that is free from 6006 on")
+    parser.add_argument("--host", type=str, default="localhost", help="to listen at; 0.0.0.0 for all that can reach it")
+    parser.add_argument("--open", action="store_true", help="in the browser")
+    given = options.parse(parser, arguments)
+    from actsearch import boarding
+
+    boarding.board(Path(given.source), given.port, given.host, given.open)
+
+
 def transfer(arguments: Arguments) -> None:
     """Retrain what was found and standard activations, on any model and data, and compare."""
     parser = options.make_parser(
@@ -451,6 +468,7 @@ VERBS: dict[str, Callable[[Arguments], None]] = {
     "compare-strategies": compare_strategies,
     "spaces": spaces,
     "show": show,
+    "tensorboard": tensorboard,
     "transfer": transfer,
     "tune": tune,
     "export": export,

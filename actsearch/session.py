@@ -29,8 +29,10 @@ from actsearch.genotype import Genotype
 from actsearch.ops import registry
 from actsearch.process import prepare, say, stoppable, tell, voice
 from actsearch.ranks import is_rank_zero, part
+from actsearch.report.comparison import markdown
 from actsearch.report.plots import draw_activation, save
 from actsearch.report.progress import SearchProgress
+from actsearch.report.tensorboard import comparison_scores, log_scores
 from actsearch.report.terminal import families
 from actsearch.run import RunDirectory
 from actsearch.search.bilevel import BilevelSearch
@@ -361,4 +363,6 @@ def _compare_found(config: SearchConfig, experiment: Experiment, found: Found, o
     settings = config.retraining
     discovered = as_discovered(next(iter(found.genotypes.values())), settings)
     contestants = [discovered, *others]
-    retrain_all(config, settings, experiment, contestants, found.run.path, losses=found.losses)
+    comparison = retrain_all(config, settings, experiment, contestants, found.run.path, losses=found.losses)
+    title = f"{config.model.name} on {experiment.data.title}"
+    log_scores(found.run.path, comparison_scores(comparison), found.run.read_config(), text=markdown(comparison, title))

@@ -22,6 +22,7 @@ from actsearch.execution import Execution
 from actsearch.genotype import Genotype
 from actsearch.lock import locked
 from actsearch.ops import registry
+from actsearch.report.tensorboard import TrialsBoard, log_scores
 from actsearch.run import RunDirectory
 from actsearch.search.loader import check_template, validation_loader, weights_loader
 from actsearch.search.settings import SearchSettings, TrialSettings
@@ -142,14 +143,19 @@ def search_by_trials(
         def ended(record: TrialRecord) -> None:
             if log.best() is record:
                 run.write_inputs(training.inputs)
+            board(record)
             if told is not None:
                 told(record, log.steps, budget.total)
 
-        with under_way(f"{strategy} search", budget.total, "steps") as work:
+        with (
+            TrialsBoard(run.path, space, log.records) as board,
+            under_way(f"{strategy} search", budget.total, "steps") as work,
+        ):
             training.stepped = lambda done: work.at(log.steps + done, f"trial {len(log.records)}")
             sample(sampler, training, steps, budget.total, log, ended)
         best = log.best()
         genotype = _found(space, best, run, strategy, settings.seed)
+        log_scores(run.path, {"discrete_loss": best.loss}, run.read_config())
         inputs = run.read_inputs()
         with under_way("measuring other functions by a trial each", len(measured or {})) as work:
             training.stepped = lambda done: work.at(int(work.done) + min(done / best.steps, 0.99))

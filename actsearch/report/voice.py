@@ -27,7 +27,7 @@ from actsearch.report.terminal import PLAIN_WIDTH, duration, make_console, plain
 from actsearch.work import Mode, Work, heard_by
 
 REFRESH = 0.2  # seconds between two drawings in a terminal
-PATIENCE = 10.0  # seconds of work before the first line on it; every further one comes after twice the time
+PATIENCE = 10.0  # seconds without a word before the first line on work; every further one comes after twice the time
 EVERY = 1.0  # seconds between two JSON lines on the same work
 
 EVENTS: Mapping[str, Mapping[str, str]] = {
@@ -55,7 +55,7 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
     "refined": {
         "cell": "", "loss_before": "", "loss_after": "", "evaluations": "functions that were measured"
     },
-    "found": {"cell": "", "formula": "", "genotype": "its file", "picture": "its file", "loss": "it was chosen by"},
+    "found": {"cell": "", "formula": "", "genotype": "its file", "loss": "it was chosen by"},
     "searched": {
         "strategy": "", "seed": "", "formula": "", "loss": "", "steps": "", "search_seconds": "or null", "run": "",
         "found_before": "whether it was only read",
@@ -104,8 +104,10 @@ class Voice:
         self._live: Live | None = None
         self._blocks: dict[int, Callable[[], RenderableType]] = {}
         self._drawn = 0.0
+        self._spoken = time.monotonic()
         self._started = time.monotonic()
-        self._due: dict[int, tuple[float, float]] = {}
+        self._patience: dict[int, float] = {}
+        self._told: dict[int, float] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {"mode": self.mode, "_given": None}
@@ -167,6 +169,7 @@ class Voice:
             if text.strip():
                 self.tell("message", text=text.strip())
         elif not self.is_silent:
+            self._spoken = time.monotonic()
             self.console.print(plain(text, self.console), markup=False, highlight=False, soft_wrap=True)
 
     def show(self, thing: RenderableType) -> None:
@@ -225,16 +228,17 @@ class Voice:
         if self.is_live:
             self.put(work, lambda: self._row(work))
         elif not self.is_silent:
-            patience = EVERY if self.mode == "json" else PATIENCE
-            self._due[id(work)] = (work.started + patience, patience)
+            self._patience[id(work)] = EVERY if self.mode == "json" else PATIENCE
+            self._told[id(work)] = work.started
 
     def moved(self, work: Work) -> None:
         """Draw it again; elsewhere tell of it if it takes long."""
         if self._live is not None:
             self.draw()
-        elif id(work) in self._due and time.monotonic() >= self._due[id(work)][0]:
-            patience = EVERY if self.mode == "json" else 2 * self._due[id(work)][1]
-            self._due[id(work)] = (time.monotonic() + patience, patience)
+        elif self._is_due(work):
+            self._told[id(work)] = time.monotonic()
+            if self.mode != "json":
+                self._patience[id(work)] *= 2
             left = work.seconds_left
             facts = {"work": work.title, "done": work.done, "total": work.total, "unit": work.unit}
             rest = "" if left is None else f", {duration(left)} left"
@@ -244,7 +248,16 @@ class Voice:
     def closed(self, work: Work) -> None:
         """Forget it."""
         self.take(work)
-        self._due.pop(id(work), None)
+        self._patience.pop(id(work), None)
+        self._told.pop(id(work), None)
+
+    def _is_due(self, work: Work) -> bool:
+        if id(work) not in self._told:
+            return False
+        last = self._told[id(work)]
+        if self.mode != "json":  # any other line is a sign of life too
+            last = max(last, self._spoken)
+        return time.monotonic() - last >= self._patience[id(work)]
 
     def _row(self, work: Work) -> RenderableType:
         row = Table.grid(padding=(0, 1))

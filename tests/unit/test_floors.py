@@ -28,7 +28,7 @@ FLOORS = [
     {"config", "options", "build"},
     {"api", "bench", "trials"},
     {"process"},
-    {"session", "transfer", "tuning", "viewing", "carrying", "benching", "simulating", "doctor", "competing"},
+    {"session", "transfer", "boarding", "tuning", "viewing", "carrying", "benching", "simulating", "doctor", "competing"},
     {"cli", "__main__"},
 ]
 LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}
