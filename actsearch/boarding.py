@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import threading
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from actsearch.errors import RunError, SettingsError, Stopped
 from actsearch.process import say, stoppable
@@ -17,7 +16,26 @@ from actsearch.report.tensorboard import IMAGES, without_tensorflow
 
 FILES = "events.out.tfevents.*"
 RELOAD = 5.0  # seconds after which a running search is read again
-PINNED = ("loss/val", "loss/train", "survivors")  # on top of the Time Series page
+Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+# Our address of a page: what it shows, and TensorBoard's own address, which says which tab, tags and smoothing. Of few
+# epochs, a smoothed line would show what was not there.
+PAGES = {
+    "slots": ("slots", "/#custom_scalars&_smoothingWeight=0"),
+    "losses": ("losses", "/?smoothing=0&tagFilter=%5E%28loss%7Csurvivors%7Ctrial%29#timeseries"),
+    "pictures": ("pictures", "/#images"),
+    "text": ("text", "/#text"),
+    "scores": ("final scores", "/#hparams"),
+}
+# What TensorBoard takes for outliers, and leaves out unless its box is unticked, are the probabilities of the winners.
+# It remembers that box in the browser.
+DOOR = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>actsearch</title><link rel="icon" href="data:,"></head>
+<body><script>
+localStorage.setItem("_ignoreYOutliers", "false");
+location.replace(PAGE);
+</script></body></html>
+"""
 
 
 def board(source: Path, port: int | None = None, host: str = "localhost", in_browser: bool = False) -> None:
@@ -56,17 +74,23 @@ def _check(source: Path) -> None:
 
 
 def addresses(server: str) -> dict[str, str]:
-    """Pages of a TensorBoard at the address `server`, by what they show."""
-    server = server.rstrip("/")
-    pinned = quote(json.dumps([{"plugin": "scalars", "tag": tag} for tag in PINNED], separators=(",", ":")))
-    return {
-        # Of few epochs, a smoothed line would show what was not there.
-        "slots": f"{server}/#custom_scalars&_smoothingWeight=0",
-        "losses": f"{server}/?pinnedCards={pinned}&smoothing=0&tagFilter=%5Eloss%7C%5Esurvivors%7C%5Escore#timeseries",
-        "pictures": f"{server}/#images",
-        "text": f"{server}/#text",
-        "final scores": f"{server}/#hparams",
-    }
+    """Our doors to the pages of a TensorBoard at the address `server`, by what they show."""
+    return {name: f"{server.rstrip('/')}/{door}" for door, (name, _) in PAGES.items()}
+
+
+def with_doors(application: Application) -> Application:
+    """TensorBoard's own application, with a short address for each of PAGES."""
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        page = PAGES.get(environ.get("PATH_INFO", "").strip("/"))
+        if page is None:
+            return application(environ, start_response)
+        body = DOOR.replace("PAGE", json.dumps(page[1])).encode()
+        headers = [("Content-Type", "text/html; charset=utf-8"), ("Content-Length", str(len(body)))]
+        start_response("200 OK", [*headers, ("Cache-Control", "no-store")])
+        return [body]
+
+    return answer
 
 
 @contextmanager
@@ -79,7 +103,7 @@ def serving(source: Path, port: int | None, host: str) -> Iterator[str]:
     make = program.create_port_scanning_werkzeug_server
 
     def remembered(application: Any, flags: Any) -> Any:
-        server.append(make(application, flags))
+        server.append(make(with_doors(application), flags))
         return server[0]
 
     board = program.TensorBoard(plugins=default.get_plugins(), server_class=remembered)

@@ -41,20 +41,19 @@ if TYPE_CHECKING:
 IMAGES = 20  # greatest number of a series
 DRAWN_CELLS = 2  # of several cells, the first ones are drawn: figures take the time
 # What TensorBoard's HPARAMS shows of runs: the same for all, since it takes the list from one of them.
-SCORES = (
-    "search_loss",  # of the mixture in the last epoch, on α's part of the training data
-    "discrete_loss",  # of the function that was found, on the same data
-    "test",  # mean of that function, retrained; accuracies in percent
-    "test_minus_relu",
-    "test_minus_random",  # from the mean of the random functions
-)
-TEXT, NUMBER = "", 0.0
-HYPERPARAMETERS = {
-    "space": TEXT, "strategy": TEXT, "data.name": TEXT, "data.batch_size": NUMBER, "model.name": TEXT,
-    "training.optimizer": TEXT, "training.lr": NUMBER, "training.weight_decay": NUMBER, "search.epochs": NUMBER,
-    "search.alpha_lr": NUMBER, "search.relaxation": TEXT, "search.order": NUMBER, "search.arch_fraction": NUMBER,
-    "search.seed": NUMBER,
-}  # fmt: skip
+SCORES = {
+    "search_loss": ("search loss", "of the mixture in the last epoch, on α's part of the training data"),
+    "discrete_loss": ("discrete loss", "of the function that was found, on the same data"),
+    "test": ("test", "mean of that function, retrained; accuracies in percent"),
+    "test_minus_relu": ("test − ReLU", "difference of the means"),
+    "test_minus_random": ("test − random", "difference to the mean of the random functions"),
+}
+TEXTS = ("space", "strategy", "data.name", "model.name", "training.optimizer", "search.relaxation")
+NUMBERS = (
+    "data.batch_size", "training.lr", "training.weight_decay", "search.epochs", "search.alpha_lr", "search.order",
+    "search.arch_fraction", "search.seed",
+)  # fmt: skip
+LEADING = ("space", "strategy", "model.name", "search.alpha_lr", "search.seed")  # it shows five until told otherwise
 
 History = Sequence[Mapping[str, Mapping[str, Mapping[str, float]]]]
 
@@ -155,9 +154,11 @@ class TensorBoardObserver:
         inputs = _inputs_of(name, snapshot)
         figure = draw_activation(Activation(cell.genotype), inputs, title=f"epoch {snapshot.epoch}")
         writer.add_image(f"{prefix}function", pixels(figure), snapshot.epoch, dataformats="HWC")
-        probabilities = [epoch[name] for epoch in self.history if name in epoch]
-        image = pixels(draw_probabilities(probabilities))
-        writer.add_image(f"{prefix}probabilities", image, snapshot.epoch, dataformats="HWC")
+        # One for each slot: all in one would be too small to read in TensorBoard's cards.
+        for slot in cell.probabilities:
+            probabilities = [{slot: epoch[name][slot]} for epoch in self.history if name in epoch]
+            image = pixels(draw_probabilities(probabilities))
+            writer.add_image(f"{prefix}probabilities/{slot}", image, snapshot.epoch, dataformats="HWC")
 
 
 def is_drawn(epoch: int, epochs: int) -> bool:
@@ -244,21 +245,41 @@ def comparison_scores(comparison: Comparison) -> dict[str, float]:
 
 def _add_hyperparameters(writer: SummaryWriter, config: Mapping[str, Any]) -> None:
     """`SummaryWriter.add_hparams` would make a run of its own for them."""
-    from torch.utils.tensorboard.summary import hparams
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
-    metrics = {f"score/{name}": 0.0 for name in SCORES}
-    experiment, _, end = hparams(dict(HYPERPARAMETERS), metrics)
-    values = {name: value for name in HYPERPARAMETERS if (value := _setting(config, name)) is not None}
-    _, start, _ = hparams(values, metrics)
-    for summary in (experiment, start, end):
-        writer.file_writer.add_summary(summary, None)
+    kinds = dict.fromkeys(TEXTS, api_pb2.DATA_TYPE_STRING) | dict.fromkeys(NUMBERS, api_pb2.DATA_TYPE_FLOAT64)
+    experiment = api_pb2.Experiment(
+        hparam_infos=[
+            api_pb2.HParamInfo(name=name, type=kind, differs=name in LEADING) for name, kind in kinds.items()
+        ],
+        metric_infos=[
+            api_pb2.MetricInfo(name=api_pb2.MetricName(tag=f"score/{tag}"), display_name=name, description=description)
+            for tag, (name, description) in SCORES.items()
+        ],
+    )
+    start = plugin_data_pb2.SessionStartInfo()
+    for name in kinds:
+        value = _setting(config, name)
+        if isinstance(value, str):
+            start.hparams[name].string_value = value
+        elif value is not None:
+            start.hparams[name].number_value = value
+    end = plugin_data_pb2.SessionEndInfo(status=api_pb2.STATUS_SUCCESS)
+    for tag, content in {
+        metadata.EXPERIMENT_TAG: {"experiment": experiment},
+        metadata.SESSION_START_INFO_TAG: {"session_start_info": start},
+        metadata.SESSION_END_INFO_TAG: {"session_end_info": end},
+    }.items():
+        about = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(**content))
+        writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, metadata=about)]), None)
 
 
-def _setting(config: Mapping[str, Any], name: str) -> bool | int | float | str | None:
+def _setting(config: Mapping[str, Any], name: str) -> float | str | None:
     found: Any = config
     for part in name.split("."):
         found = found.get(part) if isinstance(found, Mapping) else None
-    return found if isinstance(found, bool | int | float | str) else None
+    return found if isinstance(found, int | float | str) else None
 
 
 class TrialsBoard:

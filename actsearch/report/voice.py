@@ -43,40 +43,56 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
     },
     "phase": {"phase": "that begins", "epoch": "with this one"},
     "epoch": {
-        "epoch": "that is over, from 1", "epochs": "in all", "step": "training steps", "phase": "",
+        "epoch": "that is over, from 1", "epochs": "in all", "step": "training steps so far",
+        "phase": "warm start, search, shrinking or discrete",
         "candidates": "that are left", "losses": "train, arch and val", "formulas": "by cell",
         "leading": "by cell and slot, the op with the greatest probability, and that", "seconds_left": "or null",
     },
-    "shrunk": {"epoch": "", "cell": "its name", "dropped": "by slot, the ops", "candidates": "that are left in it"},
+    "shrunk": {
+        "epoch": "in which", "cell": "its name", "dropped": "by slot, the ops since the last time",
+        "candidates": "that are left in the cell",
+    },
     "trial": {
-        "number": "from 0", "loss": "", "steps": "of it", "pruned": "whether it was stopped early", "formula": "",
-        "steps_done": "of all trials", "budget": "for all trials",
+        "number": "from 0", "loss": "its last", "steps": "of it", "pruned": "whether it was stopped early",
+        "formula": "of its function", "steps_done": "of all trials", "budget": "for all trials",
     },
     "refined": {
-        "cell": "", "loss_before": "", "loss_after": "", "evaluations": "functions that were measured"
+        "cell": "its name", "loss_before": "of the searched function", "loss_after": "of the best that was met",
+        "evaluations": "functions that were measured",
     },
-    "found": {"cell": "", "formula": "", "genotype": "its file", "loss": "it was chosen by"},
+    "found": {
+        "cell": "its name", "formula": "of the function", "genotype": "its file", "loss": "by which it was chosen",
+    },
     "searched": {
-        "strategy": "", "seed": "", "formula": "", "loss": "", "steps": "", "search_seconds": "or null", "run": "",
+        "strategy": "its name", "seed": "of the search", "formula": "that was found", "loss": "by which it was chosen",
+        "steps": "that it took", "search_seconds": "or null", "run": "its folder",
         "found_before": "whether it was only read",
     },
     "comparison_started": {
-        "activations": "their names", "seeds": "", "epochs": "of each", "model": "its name", "data": "its title",
+        "activations": "their names", "seeds": "numbers", "epochs": "of each", "model": "its name", "data": "its title",
         "directory": "of the results",
     },
     "retrained": {
-        "activation": "", "seed": "", "metrics": "by name", "failure": "or empty", "training_seconds": "",
-        "done": "so many, those read from disk too", "total": "",
+        "activation": "its name", "seed": "a number", "metrics": "of the test, by name", "failure": "why, or empty",
+        "training_seconds": "that it took", "done": "so many, those read from disk too", "total": "of so many",
     },
     "comparison": {
-        "metric": "", "rows": "activation, kind, formula, n, mean, sd of each",
+        "metric": "its name", "rows": "activation, kind, formula, n, mean, sd of each",
         "tests": "reference, other, difference (reference - other), interval, p_holm of each", "summary": "in words",
         "directory": "of the results",
     },
-    "study_started": {"study": "its name", "done": "trials", "total": "trials", "metric": "", "direction": ""},
-    "study_trial": {"number": "", "outcome": "in words", "values": "of what is tuned", "done": "trials", "total": ""},
-    "study": {"summary": "in words", "value": "best, or null", "values": "of the best, or null", "directory": ""},
-    "trajectory": {"model": "", "steps": "", "time_step": "fs", "last_temperature": "K"},
+    "study_started": {
+        "study": "its name", "done": "trials", "total": "trials", "metric": "its name", "direction": "of the metric",
+    },
+    "study_trial": {
+        "number": "from 0", "outcome": "in words", "values": "of what is tuned", "done": "trials", "total": "trials",
+    },
+    "study": {
+        "summary": "in words", "value": "best, or null", "values": "of the best trial", "directory": "of the results",
+    },
+    "trajectory": {
+        "model": "its name", "steps": "taken", "time_step": "fs", "last_temperature": "K, mean of the last tenth",
+    },
     "paths": {"paths": "of what was written, by name"},
 }  # fmt: skip
 """The events, and what each tells."""

@@ -28,7 +28,18 @@ FLOORS = [
     {"config", "options", "build"},
     {"api", "bench", "trials"},
     {"process"},
-    {"session", "transfer", "boarding", "tuning", "viewing", "carrying", "benching", "simulating", "doctor", "competing"},
+    {
+        "session",
+        "transfer",
+        "tuning",
+        "viewing",
+        "carrying",
+        "benching",
+        "simulating",
+        "doctor",
+        "competing",
+        "boarding",
+    },
     {"cli", "__main__"},
 ]
 LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}

@@ -24,9 +24,10 @@ from actsearch.ops.spec import registry
 from actsearch.report.curve import central_range, derivatives, with_jumps_broken
 from actsearch.report.facts import facts
 from actsearch.report.plots import draw_activation, draw_cell, draw_probabilities, pixels, save
-from actsearch.report.progress import SearchProgress, duration
+from actsearch.report.progress import SearchProgress
 from actsearch.report.tensorboard import TensorBoardObserver, is_drawn
-from actsearch.report.terminal import ComparisonRow, comparison_table, derivative_text, show
+from actsearch.report.terminal import ComparisonRow, comparison_table, derivative_text, duration, show
+from actsearch.report.voice import Voice
 from actsearch.search.monitor import Snapshot, snapshot_cell
 from actsearch.search.schedule import drop_times
 from actsearch.space import SearchSpace
@@ -306,7 +307,7 @@ def test_the_comparison_table_holds_every_number() -> None:
 
 def test_without_a_terminal_progress_is_one_plain_line_an_epoch() -> None:
     stream = io.StringIO()
-    progress = SearchProgress(console=Console(file=stream, width=40))
+    progress = SearchProgress(Voice("auto", Console(file=stream, width=40)))
     snapshots = series(5, "tiny")
     for snapshot in snapshots:
         progress(snapshot)
@@ -322,10 +323,10 @@ def test_without_a_terminal_progress_is_one_plain_line_an_epoch() -> None:
 
 def test_quiet_progress_says_nothing_and_another_mode_is_an_error() -> None:
     stream = io.StringIO()
-    progress = SearchProgress("quiet", Console(file=stream))
+    progress = SearchProgress(Voice("quiet", Console(file=stream)))
     progress(series(3, "tiny")[0])
     assert stream.getvalue() == ""
-    with pytest.raises(SettingsError, match="quiet"):
+    with pytest.raises(SettingsError, match="did you mean 'quiet'"):
         SearchProgress("quite")  # type: ignore[arg-type]
 
 
@@ -347,7 +348,7 @@ class _Line(pl.LightningModule):
 def test_in_a_terminal_there_is_a_bar_with_phase_losses_and_formula() -> None:
     stream = io.StringIO()
     console = Console(file=stream, width=100, force_terminal=True, color_system=None)
-    progress = SearchProgress(console=console)
+    progress = SearchProgress(Voice("auto", console))
     snapshots = series(4, "tiny")
 
     class _Tell(pl.Callback):
@@ -369,7 +370,7 @@ def test_in_a_terminal_there_is_a_bar_with_phase_losses_and_formula() -> None:
     assert "shrinking" in text
     assert "train 1.96 · arch" in text
     assert "f(x) = " + snapshots[-1].cells["network"].genotype.formula[:40] in text
-    assert progress._live is None
+    assert progress.voice._live is None
 
 
 def test_durations_read_well() -> None:
@@ -408,9 +409,9 @@ def test_everything_is_logged_under_readable_tags(tmp_path: Path) -> None:
     assert {"learning_rate/weights", "learning_rate/alpha", "skipped", "seconds"} <= scalars
     assert any(re.fullmatch(r"clip_hits/u1/\w+", tag) for tag in scalars)
     assert "op_parameters/u2/beta/beta" in scalars
-    assert tags["images"] == ["function", "probabilities"]
+    assert tags["images"] == ["function", "probabilities/u1", "probabilities/u2", "probabilities/b1"]
     assert tags["histograms"] == ["pre_activations/network.0", "pre_activations/network.1"]
-    assert {"formula/text_summary", "latex/text_summary", "custom_scalars__config__"} <= set(tags["tensors"])
+    assert {"formula/text_summary", "custom_scalars__config__"} <= set(tags["tensors"])
     probability = snapshots[2].cells["network"].probabilities["b1"]["mul"]
     assert events.Scalars("probability/b1/mul")[2].value == pytest.approx(probability)
     assert [event.step for event in events.Images("function")] == [1, 2, 3, 4]
