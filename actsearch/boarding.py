@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import webbrowser
 from collections.abc import Callable, Iterable, Iterator
@@ -96,6 +97,10 @@ def with_doors(application: Application) -> Application:
 @contextmanager
 def serving(source: Path, port: int | None, host: str) -> Iterator[str]:
     """Within it, TensorBoard shows the event files in `source`; gives its address. Raises RunError."""
+    try:
+        socket.getaddrinfo(host, port)
+    except OSError as error:
+        raise RunError(f"cannot listen at {host}: {error.strerror or error}; give another --host") from None
     with without_tensorflow():
         from tensorboard import default, program
 
