@@ -46,7 +46,7 @@ def search(arguments: Arguments) -> None:
 
     if run is not None:
         config.space = str(run / "space.yaml")
-    with process.speaking(parsed.progress):
+    with process.speaking(options.progress_of(parsed)):
         session.search(config, run)
 
 
@@ -105,7 +105,7 @@ def compare_strategies(arguments: Arguments) -> None:
 
     seeds = range(parsed.first_seed, parsed.first_seed + parsed.seeds)
     name = Path(given[-1]).stem if given else "default"
-    with process.speaking(parsed.progress):
+    with process.speaking(options.progress_of(parsed)):
         competing.compare_strategies(config, _names(parsed.strategies), seeds, name, parsed.out and Path(parsed.out))
 
 
@@ -207,7 +207,7 @@ def transfer(arguments: Arguments) -> None:
     from actsearch.transfer import transfer as retrain_and_compare
 
     name = Path(given[-1]).stem if given else "own" if run is not None else "default"
-    with speaking(parsed.progress):
+    with speaking(options.progress_of(parsed)):
         retrain_and_compare(parsed.sources, config, name, parsed.out and Path(parsed.out), adapt)
 
 
@@ -270,7 +270,7 @@ def tune(arguments: Arguments) -> None:
         timeout=given.timeout,
         threads=given.threads,
     )
-    with process.speaking(given.progress):
+    with process.speaking(options.progress_of(given)):
         tuning.tune(work, given.workers)
 
 
@@ -383,7 +383,7 @@ def bench(arguments: Arguments) -> None:
         out=given.out and Path(given.out),
         record=given.record and Path(given.record),
     )
-    with process.speaking(given.progress):
+    with process.speaking(options.progress_of(given)):
         benching.bench(wanted)
 
 
@@ -429,7 +429,7 @@ def md(arguments: Arguments) -> None:
         double=given.double,
     )
     *models, structure = given.paths
-    with process.speaking(given.progress):
+    with process.speaking(options.progress_of(given)):
         simulating.md(models, structure, settings, given.out and Path(given.out), given.data_root)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from argparse import ArgumentError
+from argparse import SUPPRESS, ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
@@ -63,10 +63,15 @@ def add_progress(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--progress",
         type=Mode,
-        default="auto",
-        help="auto: live in a terminal, lines elsewhere; plain: lines, without colours; quiet: nothing but errors; "
+        default=SUPPRESS,  # it is no part of the configuration that is printed
+        help="default, auto: live in a terminal, lines elsewhere; plain: lines without colours; quiet: only errors; "
         "json: one JSON object a line on standard output, for programs",
     )
+
+
+def progress_of(parsed: Any) -> Mode:
+    """What `--progress` says."""
+    return parsed.get("progress", "auto")
 
 
 # -- configurations ------------------------------------------------------------------------------------------------
