@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -59,19 +59,27 @@ def start(*arguments: str) -> tuple[subprocess.Popen[str], dict[str, str]]:
     """The verb, and the addresses that it printed."""
     command = [sys.executable, "-m", "actsearch", "tensorboard", *arguments]
     process = subprocess.Popen(
-        command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # Ctrl-C is ignored by whatever a shell starts in the background, and by its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     found: dict[str, str] = {}
-    while select.select([process.stdout], [], [], 60)[0]:
-        line = process.stdout.readline()
-        if "Ctrl-C" in line:
-            return process, found
-        if not line:
-            break
-        name, _, address = line.rpartition(" ")
-        found[name.strip()] = address.strip()
-    process.kill()
+    too_late = threading.Timer(100, process.kill)
+    too_late.start()
+    try:
+        for line in process.stdout:
+            if "Ctrl-C" in line:
+                return process, found
+            name, _, address = line.rpartition(" ")
+            found[name.strip()] = address.strip()
+    finally:
+        too_late.cancel()
     pytest.fail(f"no address was printed: {process.communicate()}")
 
 
@@ -133,7 +141,7 @@ def test_final_scores_are_in_the_table_of_runs(
     for heading in ("space", "strategy", "search loss", "discrete loss", "test", "test − ReLU", "test − random"):
         assert page.get_by_text(heading, exact=True).count(), heading
     rows = {row["name"]: row["mean"] for row in json.loads((run / "comparison.json").read_text())["rows"]}
-    assert page.get_by_text(f"{100 * rows['discovered']:.5g}", exact=True).count()
+    assert page.get_by_text(f"{100 * rows['discovered']:#.5g}", exact=True).count()
     page.screenshot(path=screenshots / f"tensorboard-scores-{width}.png")
     check(visited, board["final scores"])
 
