@@ -30,7 +30,7 @@ from actsearch.lock import locked
 from actsearch.ops import registry
 from actsearch.ranks import is_rank_zero
 from actsearch.report.progress import SearchProgress
-from actsearch.report.tensorboard import TensorBoardObserver
+from actsearch.report.tensorboard import TensorBoardObserver, log_scores
 from actsearch.run import RunDirectory
 from actsearch.search.bilevel import BilevelSearch
 from actsearch.search.checkpoint import SearchCheckpoint, checkpoints, latest_checkpoint
@@ -43,6 +43,7 @@ from actsearch.seeds import mix_seed
 from actsearch.space import SearchSpace
 from actsearch.swap import Site, SwapReport, swap, unswap
 from actsearch.swap.smoothness import least_smoothness
+from actsearch.work import Work, heard_by, under_way
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -153,6 +154,10 @@ def search(
             else:  # of several processes one writes; what the others would is thrown away
                 run = RunDirectory.begin(loaded, saved, within.enter_context(TemporaryDirectory()), name, None)
             within.enter_context(execution.applied(task))
+            if callbacks is None:
+                progress = SearchProgress()
+                callbacks = [progress]
+                within.enter_context(heard_by(progress.voice))
             return _run(
                 task,
                 datamodule,
@@ -183,7 +188,7 @@ def _run(
     cells: Mapping[str, MixedCell],
     report: SwapReport,
     observers: Sequence[Observer] | None,
-    callbacks: Sequence[pl.Callback] | None,
+    callbacks: Sequence[pl.Callback],
     trainer_options: Mapping[str, Any] | None,
     measured: Mapping[str, Genotype],
 ) -> SearchResult:
@@ -206,8 +211,7 @@ def _run(
     if not all(cell.op_parameters.is_complete for cell in cells.values()):
         bilevel.meet(next(iter(bilevel.validation)))
     checkpoint = None if resumed is None else latest_checkpoint(resumed.checkpoints, bilevel.objection)
-    if callbacks is None:
-        callbacks = [SearchProgress()]
+    boarded = observers is None
     if observers is None:
         observers = [_tensorboard(run, checkpoint)]
     # A progress display sees batches as a callback, and epochs as an observer.
@@ -245,6 +249,9 @@ def _run(
         if close is not None:
             close()
     losses = _losses(bilevel, {DISCOVERED: next(iter(genotypes.values())), **measured}) if len(genotypes) == 1 else {}
+    if boarded:
+        scores = {"search_loss": snapshot.losses.get("val", math.nan), "discrete_loss": _discrete(refinements, losses)}
+        log_scores(run.path, scores, run.read_config())
     where = Path(trainer.strategy.broadcast(str(run.path)))  # of several processes, that of the one that writes
     result = SearchResult(genotypes, where, snapshot, refinements, report, losses)
     run.write_inputs(result.inputs)
@@ -263,12 +270,16 @@ def _finish(
         if not settings.refine.enabled:
             break
 
-        def score(ops: Mapping[str, str], name: str = name) -> float:
-            return bilevel.score({**chosen, name: ops}, batches)
+        with under_way("local search", settings.refine.evaluations, "functions") as work:
 
-        refinements[name] = refine(
-            space, chosen[name], score, cell.genotype, settings.refine, mix_seed(settings.seed, index)
-        )
+            def score(ops: Mapping[str, str], name: str = name, work: Work = work) -> float:
+                loss = bilevel.score({**chosen, name: ops}, batches)
+                work.advance()
+                return loss
+
+            refinements[name] = refine(
+                space, chosen[name], score, cell.genotype, settings.refine, mix_seed(settings.seed, index)
+            )
         chosen[name] = refinements[name].ops
     genotypes = {}
     for name, cell in cells.items():
@@ -287,6 +298,12 @@ def _finish(
     return genotypes, refinements
 
 
+def _discrete(refinements: Mapping[str, Refinement], losses: Mapping[str, float]) -> float:
+    """Loss of the function that was found; with several cells, after the last was refined."""
+    refined = [found.loss for found in refinements.values()]
+    return losses.get(DISCOVERED, refined[-1] if refined else math.nan)
+
+
 def _finite(loss: float) -> float | None:
     return loss if math.isfinite(loss) else None
 
@@ -294,10 +311,12 @@ def _finite(loss: float) -> float | None:
 def _losses(bilevel: BilevelSearch, genotypes: Mapping[str, Genotype]) -> dict[str, float]:
     """Losses of discrete functions in the one cell of a search, by name."""
     cell = next(iter(bilevel.cells))
-    return {
-        name: bilevel.score({cell: {slot: choice.op for slot, choice in genotype.slots.items()}})
-        for name, genotype in genotypes.items()
-    }
+    losses = {}
+    with under_way("measuring functions under the search's weights", len(genotypes)) as work:
+        for name, genotype in genotypes.items():
+            losses[name] = bilevel.score({cell: {slot: choice.op for slot, choice in genotype.slots.items()}})
+            work.advance()
+    return losses
 
 
 def _first(batches: Iterable[Any], n: int) -> list[Any]:

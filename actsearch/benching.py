@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,8 +23,9 @@ from actsearch.bench.workloads import QUICK, WORKLOADS, Network
 from actsearch.config import TrainerConfig
 from actsearch.errors import RunError, SettingsError, UnknownNameError
 from actsearch.files import append_line, write_text
-from actsearch.process import console, prepare, say, stoppable
+from actsearch.process import prepare, say, stoppable, tell, voice
 from actsearch.space import SearchSpace
+from actsearch.work import Work, under_way
 
 STEPS: tuple[StepName, ...] = ("weight", "alpha")
 GROWTH_ON = "resnet20"
@@ -114,17 +115,18 @@ def bench(options: BenchOptions) -> Results:
     with stoppable(lambda: f"what was measured is in {out}"):
         save()  # a folder that cannot be written is found before anything is measured
         _check_quiet(results)
-        with console.status("starting") as status:
-            measurer = Measurer(kit, device, options.effort, save, _teller(status), results.warnings)
+        with under_way("bench") as work:
+            measurer = Measurer(kit, device, options.effort, save, _teller(work), results.warnings)
             _measure(options, measurer, results)
         results.machine["load_at_end"] = machine.load_average()
         results.finished = True
         save()
-    report.show(results, console)
+    if voice.is_read:
+        report.show(results, voice.console)
     if options.record is not None:
         append_line(options.record, "\n" + report.markdown(results, level=2).rstrip())
         say(f"recorded in {options.record}")
-    say(f"results  {out}")
+    tell("paths", f"results  {out}", paths={"results": out})
     return results
 
 
@@ -161,16 +163,16 @@ def _check_quiet(results: Results) -> None:
         say(f"warning: {warning}")
 
 
-def _teller(status: Any) -> Any:
+def _teller(work: Work) -> Callable[[str], None]:
     """Tells on the spot in a terminal; a file or a pipe gets a line for each thing that is prepared."""
-    if console.is_terminal:
-        return status.update
+    if voice.is_live:
+        return lambda line: work.at(work.done, line)
 
-    def tell(line: str) -> None:
+    def tell_of_it(line: str) -> None:
         if "preparing" in line:
             say(line)
 
-    return tell
+    return tell_of_it
 
 
 def _open_record(path: Path) -> None:

@@ -18,7 +18,7 @@ from actsearch.errors import ActsearchError, RunError, SettingsError, UnknownNam
 from actsearch.files import check_end, named_files
 
 Arguments = Sequence[str]
-OWN_OF_RESUME = ("--run.", "--trainer.")
+OWN_OF_RESUME = ("--run.", "--trainer.", "--progress")
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}  # of a disk that cannot be written
 LONGEST = 1000  # characters of an error
 
@@ -39,13 +39,15 @@ def search(arguments: Arguments) -> None:
         default=SUPPRESS,
         help="go on with the search in this run directory, with its own settings",
     )
+    options.add_progress(parser)
     run, others = _resumed(arguments)
-    config, _ = options.read_config(parser, others, SearchConfig)
-    from actsearch import session
+    config, parsed = options.read_config(parser, others, SearchConfig)
+    from actsearch import process, session
 
     if run is not None:
         config.space = str(run / "space.yaml")
-    session.search(config, run)
+    with process.speaking(options.progress_of(parsed)):
+        session.search(config, run)
 
 
 def _resumed(arguments: Arguments) -> tuple[Path | None, list[str]]:
@@ -58,7 +60,7 @@ def _resumed(arguments: Arguments) -> tuple[Path | None, list[str]]:
         if option.startswith("--") and not option.startswith(OWN_OF_RESUME):
             raise SettingsError(
                 f"--resume goes on with the run's own settings; leave out {option.partition('=')[0]} "
-                "(only --run.* and --trainer.* can be given)"
+                "(only --run.*, --trainer.* and --progress can be given)"
             )
     return Path(run), [f"--config={_config_of(run)}", *others]
 
@@ -92,17 +94,19 @@ def compare_strategies(arguments: Arguments) -> None:
     parser.add_argument("--first-seed", type=int, default=0, help="of these")
     parser.add_argument("--jobs", type=int | None, help="short for --compare.jobs: retrainings at a time")
     parser.add_argument("--out", metavar="DIR", type=str | None, help="default: runs/strategies/NAME")
+    options.add_progress(parser)
     given, _ = options.taken("--config", arguments)
     config, parsed = options.read_config(parser, arguments, SearchConfig)
     if parsed.seeds < 1 or parsed.first_seed < 0:
         raise SettingsError("--seeds must be at least 1, and --first-seed at least 0")
     if parsed.jobs is not None:
         config.compare = dataclasses.replace(config.compare, jobs=parsed.jobs)
-    from actsearch import competing
+    from actsearch import competing, process
 
     seeds = range(parsed.first_seed, parsed.first_seed + parsed.seeds)
     name = Path(given[-1]).stem if given else "default"
-    competing.compare_strategies(config, _names(parsed.strategies), seeds, name, parsed.out and Path(parsed.out))
+    with process.speaking(options.progress_of(parsed)):
+        competing.compare_strategies(config, _names(parsed.strategies), seeds, name, parsed.out and Path(parsed.out))
 
 
 def spaces(arguments: Arguments) -> None:
@@ -160,6 +164,23 @@ def report(arguments: Arguments) -> None:
     reporting.report(Path(given.source), given.out and Path(given.out), given.open)
 
 
+def tensorboard(arguments: Arguments) -> None:
+    """Open TensorBoard on a run, or on all runs in a folder."""
+    parser = options.make_parser(
+        "actsearch tensorboard [RUN|ROOT] [--port N] [--host H] [--open]",
+        "Serve TensorBoard until Ctrl-C, also of a search that still runs, and print the addresses of what to look at: "
+        "the slots side by side, losses, pictures, text, and final scores of all runs in a table.",
+    )
+    parser.add_argument("source", nargs="?", metavar="RUN|ROOT", type=str, default="runs", help="default: runs")
+    parser.add_argument("--port", type=int | None, help="default: the first that is free from 6006 on")
+    parser.add_argument("--host", type=str, default="localhost", help="to listen at; 0.0.0.0 for all that can reach it")
+    parser.add_argument("--open", action="store_true", help="in the browser")
+    given = options.parse(parser, arguments)
+    from actsearch import boarding
+
+    boarding.board(Path(given.source), given.port, given.host, given.open)
+
+
 def transfer(arguments: Arguments) -> None:
     """Retrain what was found and standard activations, on any model and data, and compare."""
     parser = options.make_parser(
@@ -195,15 +216,18 @@ def transfer(arguments: Arguments) -> None:
         type=str | None,
         help="where results go; default: transfer/NAME in the run directory, or in runs where there is none",
     )
+    options.add_progress(parser)
     given, _ = options.taken("--config", arguments)
     run = None if given else _of_run(arguments)
     config, parsed = options.read_config(parser, arguments, TransferConfig, run)
     short = {name: parsed[name] for name in ("seeds", "epochs") if parsed[name] is not None}
     config.compare = dataclasses.replace(config.compare, **short)
+    from actsearch.process import speaking
     from actsearch.transfer import transfer as retrain_and_compare
 
     name = Path(given[-1]).stem if given else "own" if run is not None else "default"
-    retrain_and_compare(parsed.sources, config, name, parsed.out and Path(parsed.out), adapt)
+    with speaking(options.progress_of(parsed)):
+        retrain_and_compare(parsed.sources, config, name, parsed.out and Path(parsed.out), adapt)
 
 
 def _of_run(arguments: Arguments) -> TransferConfig | None:
@@ -248,12 +272,13 @@ def tune(arguments: Arguments) -> None:
     )
     parser.add_argument("--name", type=str | None, help="of the study and its folder; default: of the configuration")
     parser.add_argument("--threads", metavar="N", type=int | None, help="CPU threads of a worker; of several: 1")
+    options.add_progress(parser)
     given = options.parse(parser, others)
     from actsearch.tune.plan import Plan
 
     plan = Plan.load(given.config)
     name = given.name or Path(given.config).stem
-    from actsearch import tuning
+    from actsearch import process, tuning
 
     work = tuning.Work(
         plan,
@@ -264,7 +289,8 @@ def tune(arguments: Arguments) -> None:
         timeout=given.timeout,
         threads=given.threads,
     )
-    tuning.tune(work, given.workers)
+    with process.speaking(options.progress_of(given)):
+        tuning.tune(work, given.workers)
 
 
 def export(arguments: Arguments) -> None:
@@ -354,29 +380,30 @@ def bench(arguments: Arguments) -> None:
     parser.add_argument("--quick", action="store_true", help="tiny workloads, to see that everything runs")
     parser.add_argument("--out", metavar="DIR", type=str | None, help="default: runs/bench/DATE")
     parser.add_argument("--record", metavar="FILE", type=str | None, help="append a section to this Markdown file")
+    options.add_progress(parser)
     given = options.parse(parser, arguments)
     # Counting memory would make torch warn of blocks that are older than the count; read when torch is imported.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from actsearch import benching
+    from actsearch import benching, process
     from actsearch.bench.measure import Effort
 
-    benching.bench(
-        benching.BenchOptions(
-            workloads=_names(given.workloads),
-            contestants=_names(given.contestants),
-            steps=_names(given.steps),
-            space=given.space,
-            winner=given.winner,
-            effort=Effort(given.repeats, given.budget, given.limit),
-            quick=given.quick,
-            growth=given.growth and not given.no_growth,
-            whole=given.whole,
-            device=given.device,
-            threads=given.threads,
-            out=given.out and Path(given.out),
-            record=given.record and Path(given.record),
-        )
+    wanted = benching.BenchOptions(
+        workloads=_names(given.workloads),
+        contestants=_names(given.contestants),
+        steps=_names(given.steps),
+        space=given.space,
+        winner=given.winner,
+        effort=Effort(given.repeats, given.budget, given.limit),
+        quick=given.quick,
+        growth=given.growth and not given.no_growth,
+        whole=given.whole,
+        device=given.device,
+        threads=given.threads,
+        out=given.out and Path(given.out),
+        record=given.record and Path(given.record),
     )
+    with process.speaking(options.progress_of(given)):
+        benching.bench(wanted)
 
 
 def md(arguments: Arguments) -> None:
@@ -404,10 +431,11 @@ def md(arguments: Arguments) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of velocities and thermostat")
     parser.add_argument("--data-root", metavar="DIR", type=str | None, help="folder of the data set")
     parser.add_argument("--double", action="store_true", help="compute in float64: rounding adds nothing to the drift")
+    options.add_progress(parser)
     given = options.parse(parser, arguments)
     if len(given.paths) < 2:
         raise SettingsError("say `md MODEL STRUCTURE`: a file of a trained force field, and a structure")
-    from actsearch import simulating
+    from actsearch import process, simulating
 
     settings = simulating.Simulation(
         time_steps=_numbers("time-steps", given.time_steps, float),
@@ -420,7 +448,8 @@ def md(arguments: Arguments) -> None:
         double=given.double,
     )
     *models, structure = given.paths
-    simulating.md(models, structure, settings, given.out and Path(given.out), given.data_root)
+    with process.speaking(options.progress_of(given)):
+        simulating.md(models, structure, settings, given.out and Path(given.out), given.data_root)
 
 
 def doctor(arguments: Arguments) -> None:
@@ -459,6 +488,7 @@ VERBS: dict[str, Callable[[Arguments], None]] = {
     "spaces": spaces,
     "show": show,
     "report": report,
+    "tensorboard": tensorboard,
     "transfer": transfer,
     "tune": tune,
     "export": export,

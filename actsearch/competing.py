@@ -17,14 +17,14 @@ from actsearch.errors import RunError, SettingsError, UnknownNameError
 from actsearch.execution import Execution
 from actsearch.files import write_text
 from actsearch.genotype import Genotype
-from actsearch.process import console, prepare, say, stoppable
+from actsearch.process import prepare, say, stoppable, tell, voice
 from actsearch.report.comparison import describe
 from actsearch.report.strategies import show, write
 from actsearch.reporting import write_report
 from actsearch.run import SUMMARY, RunDirectory
 from actsearch.session import Place, find, random_functions
 from actsearch.space import SearchSpace
-from actsearch.transfer import as_discovered, budget_of, context_of, controls
+from actsearch.transfer import as_discovered, budget_of, context_of, controls, tell_retrained
 
 STRATEGIES = get_args(Strategy)
 CONDITIONS = "conditions.json"
@@ -76,11 +76,17 @@ def compare_strategies(
             by_seed.append(_retrain(own, seed, [*found, *others], experiment, directory))
     result = StrategyComparison.of(searches, by_seed)
     title = f"Strategies: {config.model.name} on {experiment.data.title}, space {space.name}"
-    say("")
-    show(result, console)
     write(result, directory, title)
     RunDirectory(directory).write_environment()
-    say(f"\nresults      {directory}\nreport       {write_report(directory)}")
+    report = write_report(directory)
+    if voice.is_read:
+        say("")
+        show(result, voice.console)
+    tell(
+        "paths",
+        f"\nresults      {directory}\nreport       {report}",
+        paths={"results": directory, "report": report},
+    )
     return result
 
 
@@ -134,17 +140,28 @@ def _search(
         own = dataclasses.replace(
             config,
             strategy=strategy,  # type: ignore[arg-type]  # it was checked
-            run=RunConfig(root=str(root), name=name, quiet=True),
+            run=RunConfig(root=str(root), name=name),
         )
         place = Place(run)
         if not place.can_go_on:
             place = Place()
-        find(own, space, experiment, place, measured)
+        find(own, space, experiment, place, measured, aside=True)
         run = place.path
     assert run is not None
     searched = _read(run, strategy, seed)
     told = "found before" if read else f"{searched.steps} steps, {searched.seconds:.0f} s"
-    say(f"seed {seed}  {strategy} search: {searched.formula}  (loss {searched.loss:.4f}; {told})")
+    tell(
+        "searched",
+        f"seed {seed}  {strategy} search: {searched.formula}  (loss {searched.loss:.4f}; {told})",
+        strategy=strategy,
+        seed=seed,
+        formula=searched.formula,
+        loss=searched.loss,
+        steps=searched.steps,
+        search_seconds=searched.seconds,
+        run=run,
+        found_before=read,
+    )
     return searched, Genotype.load(RunDirectory(run).genotype)
 
 
@@ -177,8 +194,12 @@ def _retrain(
     """Retrain everything of one seed once."""
     settings = config.retraining
 
+    done = 0
+
     def report(result: Retraining) -> None:
-        say(f"  {describe(result)}")
+        nonlocal done
+        done += 1
+        tell_retrained(result, f"  {describe(result)}", done, len(contestants))
 
     return compare(
         experiment.build_task,

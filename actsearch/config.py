@@ -241,12 +241,10 @@ class RunConfig:
     Args:
         root: folder of all runs.
         name: of this one; default: that of the search space.
-        quiet: say nothing before the result.
     """
 
     root: str = "runs"
     name: str | None = None
-    quiet: bool = False
 
     def __post_init__(self) -> None:
         if self.name is not None and (not self.name.strip(". ") or any(c in self.name for c in "/\\\0")):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from argparse import ArgumentError
+from argparse import SUPPRESS, ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 from actsearch.config import Config, sections, singles
 from actsearch.errors import SettingsError, UnknownNameError, unknown_name
 from actsearch.files import find_named, named_files, read_yaml
+from actsearch.work import Mode
 
 # By default a mapping with the key class_path, in a value of any type, would be imported and called.
 set_parsing_settings(instantiate_subclass_spec_in_any=False, import_path_denylist=["*"])
@@ -55,6 +56,22 @@ def _explained(message: str, parser: ArgumentParser) -> Exception:
         expected = re.sub(r"<class '(\w+)'>", r"\1", expected).replace("typing.", "")
         return SettingsError(f"{key} must be of type {expected}, not {value!r}")
     return SettingsError(line)
+
+
+def add_progress(parser: ArgumentParser) -> None:
+    """`--progress`, of the verbs that take a while."""
+    parser.add_argument(
+        "--progress",
+        type=Mode,
+        default=SUPPRESS,  # it is no part of the configuration that is printed
+        help="default, auto: live in a terminal, lines elsewhere; plain: lines without colours; quiet: only errors; "
+        "json: one JSON object a line on standard output, for programs",
+    )
+
+
+def progress_of(parsed: Any) -> Mode:
+    """What `--progress` says."""
+    return parsed.get("progress", "auto")
 
 
 # -- configurations ------------------------------------------------------------------------------------------------

@@ -17,14 +17,11 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from actsearch.config import TrainerConfig
 from actsearch.errors import Stopped
-from actsearch.report.terminal import make_console, plain
+from actsearch.report.voice import Voice
 
-console = make_console()
-
-
-def say(text: str) -> None:
-    """Print as it is: no markup, and paths and formulas in one line."""
-    console.print(plain(text, console), markup=False, highlight=False, soft_wrap=True)
+# The one voice of the process, and what it can do; see there.
+voice = Voice()
+say, tell, show, speaking = voice.say, voice.tell, voice.show, voice.speaking
 
 
 def prepare(trainer: TrainerConfig) -> None:

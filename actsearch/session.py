@@ -6,8 +6,10 @@ import dataclasses
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import actsearch._torchvision  # noqa: F401
 
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from actsearch import api
 from actsearch.activation import Activation
+from actsearch.advancing import Advancing
 from actsearch.build import Experiment, build
 from actsearch.compare import DISCOVERED, Contestant, check_smoothness, fresh_task
 from actsearch.compare.ranks import LEAST
@@ -24,10 +27,12 @@ from actsearch.config import SearchConfig
 from actsearch.execution import Execution
 from actsearch.genotype import Genotype
 from actsearch.ops import registry
-from actsearch.process import console, prepare, say, stoppable
+from actsearch.process import prepare, say, stoppable, tell, voice
 from actsearch.ranks import is_rank_zero, part
+from actsearch.report.comparison import markdown
 from actsearch.report.plots import draw_activation, save
 from actsearch.report.progress import SearchProgress
+from actsearch.report.tensorboard import comparison_scores, log_scores
 from actsearch.report.terminal import families
 from actsearch.reporting import reported_when_stopped, write_report
 from actsearch.run import SUMMARY, RunDirectory
@@ -40,6 +45,7 @@ from actsearch.seeds import seed_all
 from actsearch.space import SearchSpace
 from actsearch.transfer import as_discovered, controls, retrain_all
 from actsearch.trials import gradient_steps, search_by_trials
+from actsearch.work import under_way
 
 
 def search(config: SearchConfig, resume: Path | None) -> None:
@@ -117,14 +123,17 @@ def find(
     experiment: Experiment,
     place: Place,
     measured: Mapping[str, Genotype],
+    aside: bool = False,
 ) -> Found:
     """Search by the strategy of `config`, in a new run directory or going on with `place`; it is then that of the run.
 
     `measured`: functions of the space, by name, that are measured after the search as it measured its own: under the
     weights of a gradient search, or each by a trial, whose steps do not count.
+    `aside`: as one of several, of which no more is told than how far it is.
     """
     started, resumed = time.perf_counter(), place.path is not None
-    found = (_by_gradient if config.strategy == "gradient" else _by_trials)(config, space, experiment, place, measured)
+    by = _by_gradient if config.strategy == "gradient" else _by_trials
+    found = by(config, space, experiment, place, measured, aside)
     facts = {
         "strategy": config.strategy,
         "seed": config.search.seed,
@@ -147,24 +156,35 @@ def random_functions(contestants: Sequence[Contestant]) -> dict[str, Genotype]:
 
 
 def _by_gradient(
-    config: SearchConfig, space: SearchSpace, experiment: Experiment, place: Place, measured: Mapping[str, Genotype]
+    config: SearchConfig,
+    space: SearchSpace,
+    experiment: Experiment,
+    place: Place,
+    measured: Mapping[str, Genotype],
+    aside: bool,
 ) -> Found:
     seed_all(config.search.seed)
-    watcher = _Watcher(config, space, place)
-    result = api.search(
-        experiment.build_task(),
-        experiment.data,
-        space=space,
-        run_root=config.run.root,
-        name=config.run.name,
-        resume=place.path,
-        callbacks=[watcher] if config.run.quiet else [watcher, SearchProgress(console=console)],
-        trainer=config.trainer.options(),
-        execution=Execution(**config.trainer.execution()),
-        config=config.to_dict(),
-        measured=measured,
-        **config.search.to_dict(),
-    )
+    watcher = _Watcher(config, space, place, aside)
+    with ExitStack() as within:
+        if aside:
+            title = f"gradient search, seed {config.search.seed}"
+            shown: pl.Callback = Advancing(within.enter_context(under_way(title, config.search.epochs, "epochs")))
+        else:
+            shown = SearchProgress(voice)
+        result = api.search(
+            experiment.build_task(),
+            experiment.data,
+            space=space,
+            run_root=config.run.root,
+            name=config.run.name,
+            resume=place.path,
+            callbacks=[watcher, shown],
+            trainer=config.trainer.options(),
+            execution=Execution(**config.trainer.execution()),
+            config=config.to_dict(),
+            measured=measured,
+            **config.search.to_dict(),
+        )
     loader, world = experiment.data.train_dataloader(), config.trainer.devices * config.trainer.num_nodes
     ops = {op for cell in result.snapshot.cells.values() for op in cell.genotype.tree.ops()}
     trains_on = any(config.search.level_of(p) == "alpha" for op in ops for p in registry[op].parameters)
@@ -182,7 +202,12 @@ def _by_gradient(
 
 
 def _by_trials(
-    config: SearchConfig, space: SearchSpace, experiment: Experiment, place: Place, measured: Mapping[str, Genotype]
+    config: SearchConfig,
+    space: SearchSpace,
+    experiment: Experiment,
+    place: Place,
+    measured: Mapping[str, Genotype],
+    aside: bool,
 ) -> Found:
     # Functions are trained as they are, as in the cell of a gradient search.
     retraining = dataclasses.replace(config.retraining, gain="none", compile=False)
@@ -195,20 +220,32 @@ def _by_trials(
         seed, force = config.search.seed, config.search.force
         return fresh_task(fresh, experiment.data, contestant, seed, force)[0]
 
+    resumed = place.path is not None
+
     def started(path: Path) -> None:
         place.path = path
-        if not config.run.quiet:
-            say(
+        if not aside:
+            tell(
+                "search_started",
                 f"{config.model.name} on {config.data.name}: {config.strategy} search in space {space.name} "
-                f"({space.size:,} functions), each trained from scratch\nrun directory: {path}"
+                f"({space.size:,} functions), each trained from scratch\nrun directory: {path}",
+                **_start(config, space, path, resumed),
             )
 
     def told(record: TrialRecord, steps: int, budget: int) -> None:
-        if not config.run.quiet:
+        if not aside:
             ending = ", stopped" if record.pruned else ""
-            say(
+            tell(
+                "trial",
                 f"  {steps}/{budget} steps  trial {record.number}: loss {record.loss:.4f} after {record.steps} steps"
-                f"{ending}: {record.formula}"
+                f"{ending}: {record.formula}",
+                number=record.number,
+                loss=record.loss,
+                steps=record.steps,
+                pruned=record.pruned,
+                formula=record.formula,
+                steps_done=steps,
+                budget=budget,
             )
 
     result = search_by_trials(
@@ -234,13 +271,31 @@ def _by_trials(
     return Found(run, genotypes, {}, result.inputs, loss, losses, result.steps, result.budget.total)
 
 
+def _start(
+    config: SearchConfig, space: SearchSpace, run: Path | None, resumed: bool, sites: int | None = None
+) -> dict[str, Any]:
+    """What programs are told when a search begins."""
+    return {
+        "run": run,
+        "strategy": config.strategy,
+        "space": space.name,
+        "functions": space.size,
+        "model": config.model.name,
+        "data": config.data.name,
+        "sites": sites,
+        "resumed": resumed,
+    }
+
+
 class _Watcher(pl.Callback):
     """Tells how a gradient search begins, and remembers where it is written."""
 
-    def __init__(self, config: SearchConfig, space: SearchSpace, place: Place) -> None:
+    def __init__(self, config: SearchConfig, space: SearchSpace, place: Place, aside: bool) -> None:
         self.config = config
         self.space = space
         self.place = place
+        self.aside = aside
+        self.resumed = place.path is not None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -249,12 +304,14 @@ class _Watcher(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, BilevelSearch)
-        if self.config.run.quiet or not trainer.is_global_zero:
+        if self.aside:
             return
         sites = sum(len(cell.site_names) for cell in pl_module._cells())
-        say(
+        tell(
+            "search_started",
             f"{self.config.model.name} on {self.config.data.name}: {sites} activation sites now hold the mixed cell of "
-            f"space {self.space.name} ({self.space.size:,} functions)\nrun directory: {self.place.path}"
+            f"space {self.space.name} ({self.space.size:,} functions)\nrun directory: {self.place.path}",
+            **_start(self.config, self.space, self.place.path, self.resumed, sites),
         )
 
 
@@ -262,15 +319,26 @@ def _show_found(found: Found) -> Path:
     """Print and draw the formulas; the picture's path."""
     for name, genotype in found.genotypes.items():
         title = "found" if len(found.genotypes) == 1 else name
-        say(f"\n{title}: f(x) = {Activation(genotype).extra_repr()}")
-        say(f"  {families(genotype)}")
+        lines = [f"\n{title}: f(x) = {Activation(genotype).extra_repr()}", f"  {families(genotype)}"]
         if genotype.sites:
-            say(f"  parameters are means over {len(genotype.sites)} sites; genotype.json has those of each")
+            lines.append(f"  parameters are means over {len(genotype.sites)} sites; genotype.json has those of each")
+        file = found.run.genotype if len(found.genotypes) == 1 else found.run.path / f"genotype.{name}.json"
+        facts = {"cell": name, "formula": genotype.formula, "genotype": file, "loss": found.loss}
+        tell("found", "\n".join(lines), **facts)
         refinement = found.refinements.get(name)
-        if refinement is not None and refinement.loss < refinement.start_loss:
-            say(
+        if refinement is not None:
+            better = refinement.loss < refinement.start_loss
+            line = (
                 f"  validation loss under the search's weights {refinement.start_loss:.4g} → {refinement.loss:.4g} by "
                 f"local search ({refinement.evaluations} functions measured)"
+            )
+            tell(
+                "refined",
+                line if better else "",
+                cell=name,
+                loss_before=refinement.start_loss,
+                loss_after=refinement.loss,
+                evaluations=refinement.evaluations,
             )
         suffix = "" if len(found.genotypes) == 1 else f".{name.replace('/', '_')}"
         drawn = draw_activation(Activation(genotype), found.inputs)
@@ -279,11 +347,12 @@ def _show_found(found: Found) -> Path:
 
 
 def _show_paths(run: RunDirectory, picture: Path, config: SearchConfig) -> None:
-    say(f"\nreport       {write_report(run.path)}\ngenotype     {run.genotype}\npicture      {picture}")
-    if config.strategy == "gradient":
-        say(f"tensorboard  tensorboard --logdir {config.run.root}")
-    else:
-        say(f"trials       {run.path / trials_log.FILE}")
+    paths = {"report": write_report(run.path), "genotype": run.genotype, "picture": picture}
+    if config.strategy != "gradient":
+        paths["trials"] = run.path / trials_log.FILE
+    lines = [f"{name:<12} {path}" for name, path in paths.items()]
+    lines.append(f"tensorboard  actsearch tensorboard {run.path}")
+    tell("paths", "\n" + "\n".join(lines), paths={"run": run.path, **paths})
 
 
 def _compare_found(config: SearchConfig, experiment: Experiment, found: Found, others: Sequence[Contestant]) -> None:
@@ -293,4 +362,6 @@ def _compare_found(config: SearchConfig, experiment: Experiment, found: Found, o
     settings = config.retraining
     discovered = as_discovered(next(iter(found.genotypes.values())), settings)
     contestants = [discovered, *others]
-    retrain_all(config, settings, experiment, contestants, found.run.path, config.run.quiet, losses=found.losses)
+    comparison = retrain_all(config, settings, experiment, contestants, found.run.path, losses=found.losses)
+    title = f"{config.model.name} on {experiment.data.title}"
+    log_scores(found.run.path, comparison_scores(comparison), found.run.read_config(), text=markdown(comparison, title))

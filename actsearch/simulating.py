@@ -27,7 +27,7 @@ from actsearch.forcefield.dynamics import (
     thermalised,
 )
 from actsearch.forcefield.potential import ForceField
-from actsearch.process import console, say, stoppable
+from actsearch.process import say, show, stoppable, tell
 from actsearch.report.dynamics_plots import Simulated, draw_dynamics
 from actsearch.report.plots import save
 
@@ -108,7 +108,7 @@ def md(models: Sequence[str], structure: str, settings: Simulation, out: Path | 
     directory = out or Path("runs", "md", datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
     with stoppable(lambda: f"nothing was kept but what is in {directory}"):
         simulate(fields, atoms, settings, directory)
-    say(f"\nresults      {directory}")
+    tell("paths", f"\nresults      {directory}", paths={"results": directory})
 
 
 def _load(path: str) -> ForceField:
@@ -184,7 +184,7 @@ def simulate(
             raise NonFiniteError(f"{name}: {error}; its last frame is in {path}") from None
         _write_frames(where / "trajectory.extxyz", done[name].trajectories[0].frames)
     _write(done, settings, atoms, directory)
-    console.print(_table(done))
+    show(_table(done))
     return done
 
 
@@ -198,8 +198,9 @@ def _simulate(model: ForceField, atoms: Any, settings: Simulation, name: str) ->
     trajectories = []
     for step in steps:
         trajectories.append(constant_energy(start, calc, step, settings.duration))
-        say(f"{name}: {len(trajectories[-1].times) - 1} steps of {step:g} fs")
-        last = trajectories[-1].last_temperature
+        last, taken = trajectories[-1].last_temperature, len(trajectories[-1].times) - 1
+        line = f"{name}: {taken} steps of {step:g} fs"
+        tell("trajectory", line, model=name, steps=taken, time_step=step, last_temperature=last)
         if last > HOT * settings.temperature:
             say(
                 f"{name} does not hold this structure together: it ends at {last:.0f} K, and its drift says little; "

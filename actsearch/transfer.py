@@ -24,7 +24,7 @@ from actsearch.config import RetrainConfig, SearchConfig, TransferConfig, plain
 from actsearch.data.registry import KINDS
 from actsearch.errors import SettingsError, UnknownNameError
 from actsearch.execution import Execution
-from actsearch.process import console, prepare, say, stoppable
+from actsearch.process import prepare, say, stoppable, tell, voice
 from actsearch.report.comparison import describe, show_comparison, write
 from actsearch.reporting import write_report
 from actsearch.run import RunDirectory
@@ -68,7 +68,12 @@ def transfer(
         experiment = build(config)
         comparison = retrain_all(config, settings, experiment, contestants, directory)
     RunDirectory(directory).write_environment()
-    say(f"\nresults      {directory}\nreport       {write_report(directory)}")
+    report = write_report(directory)
+    tell(
+        "paths",
+        f"\nresults      {directory}\nreport       {report}",
+        paths={"results": directory, "report": report},
+    )
     return comparison
 
 
@@ -140,7 +145,6 @@ def retrain_all(
     experiment: Experiment,
     contestants: Sequence[Contestant],
     directory: Path,
-    quiet: bool = False,
     reference: str = DISCOVERED,
     losses: Mapping[str, float] | None = None,
 ) -> Comparison:
@@ -151,18 +155,23 @@ def retrain_all(
     budget = budget_of(settings)
     seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
     total = len(contestants) * len(seeds)
-    if not quiet:
-        say(
-            f"\ncomparing {len(contestants)} activations in {config.model.name}, {budget.epochs} epochs each from "
-            f"scratch, seeds {seeds.start} to {seeds.stop - 1}, on the test set of {experiment.data.title}"
-        )
+    tell(
+        "comparison_started",
+        f"\ncomparing {len(contestants)} activations in {config.model.name}, {budget.epochs} epochs each from "
+        f"scratch, seeds {seeds.start} to {seeds.stop - 1}, on the test set of {experiment.data.title}",
+        activations=[one.name for one in contestants],
+        seeds=list(seeds),
+        epochs=budget.epochs,
+        model=config.model.name,
+        data=experiment.data.title,
+        directory=directory,
+    )
     done = 0
 
     def report(result: Retraining) -> None:
         nonlocal done
         done += 1
-        if not quiet:
-            say(f"  {done}/{total}  {describe(result)}")
+        tell_retrained(result, f"  {done}/{total}  {describe(result)}", done, total)
 
     comparison = compare(
         experiment.build_task,
@@ -182,9 +191,49 @@ def retrain_all(
         losses=losses,
     )
     write(comparison, directory, f"{config.model.name} on {experiment.data.title}")
-    say("")
-    show_comparison(comparison, console)
+    if voice.is_read:
+        say("")
+        show_comparison(comparison, voice.console)
+    tell("comparison", **_facts(comparison, directory))
     return comparison
+
+
+def _facts(comparison: Comparison, directory: Path) -> dict[str, Any]:
+    """What programs are told of a comparison; comparison.json in `directory` has the rest."""
+    return {
+        "metric": comparison.metric,
+        "rows": [
+            {"activation": r.name, "kind": r.kind, "formula": r.formula, "n": r.n, "mean": r.mean, "sd": r.sd}
+            for r in comparison.rows
+        ],
+        "tests": [
+            {
+                "reference": test.reference,
+                "other": test.other,
+                "difference": test.paired.mean,
+                "interval": test.paired.interval,
+                "p_holm": test.p_holm,
+            }
+            for test in comparison.tests
+        ],
+        "summary": comparison.summary(),
+        "directory": directory,
+    }
+
+
+def tell_retrained(result: Retraining, line: str, done: int, total: int) -> None:
+    """Tell that one of `total` retrainings is there; `line` is for people."""
+    tell(
+        "retrained",
+        line,
+        activation=result.activation,
+        seed=result.seed,
+        metrics=dict(result.metrics),
+        failure=result.failure,
+        training_seconds=result.seconds,
+        done=done,
+        total=total,
+    )
 
 
 def budget_of(settings: RetrainConfig) -> Budget:

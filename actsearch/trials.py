@@ -22,6 +22,7 @@ from actsearch.execution import Execution
 from actsearch.genotype import Genotype
 from actsearch.lock import locked
 from actsearch.ops import registry
+from actsearch.report.tensorboard import TrialsBoard, log_scores
 from actsearch.run import RunDirectory
 from actsearch.search.loader import check_template, validation_loader, weights_loader
 from actsearch.search.settings import SearchSettings, TrialSettings
@@ -38,6 +39,7 @@ from actsearch.search.strategies import (
     to_genotype,
 )
 from actsearch.space import SearchSpace
+from actsearch.work import under_way
 
 Told = Callable[[TrialRecord, int, int], None]
 """Told a trial that has ended, the training steps of all so far, and the budget."""
@@ -141,13 +143,26 @@ def search_by_trials(
         def ended(record: TrialRecord) -> None:
             if log.best() is record:
                 run.write_inputs(training.inputs)
+            board(record)
             if told is not None:
                 told(record, log.steps, budget.total)
 
-        sample(sampler, training, steps, budget.total, log, ended)
+        with (
+            TrialsBoard(run.path, space, log.records) as board,
+            under_way(f"{strategy} search", budget.total, "steps") as work,
+        ):
+            training.stepped = lambda done: work.at(log.steps + done, f"trial {len(log.records)}")
+            sample(sampler, training, steps, budget.total, log, ended)
         best = log.best()
         genotype = _found(space, best, run, strategy, settings.seed)
+        log_scores(run.path, {"discrete_loss": best.loss}, run.read_config())
         inputs = run.read_inputs()
+        with under_way("measuring other functions by a trial each", len(measured or {})) as work:
+            training.stepped = lambda done: work.at(int(work.done) + min(done / best.steps, 0.99))
+            losses = {}
+            for name, other in (measured or {}).items():
+                losses[name] = _measured(training, other, best.steps)
+                work.at(len(losses))
         return TrialsResult(
             genotype,
             best,
@@ -157,7 +172,7 @@ def search_by_trials(
             log.steps,
             log.seconds,
             budget,
-            {name: _measured(training, other, best.steps) for name, other in (measured or {}).items()},
+            losses,
         )
 
 

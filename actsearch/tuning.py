@@ -25,6 +25,7 @@ import yaml
 from optuna.exceptions import StorageInternalError
 
 from actsearch import api, options
+from actsearch.advancing import Advancing
 from actsearch.build import build
 from actsearch.compare import Budget, Retrainer, contestant
 from actsearch.config import SearchConfig, TransferConfig
@@ -41,7 +42,7 @@ from actsearch.errors import (
 )
 from actsearch.execution import Execution
 from actsearch.files import find_named, read_yaml, write_text
-from actsearch.process import prepare, say, stoppable
+from actsearch.process import prepare, say, speaking, stoppable, tell, voice
 from actsearch.report.plots import save
 from actsearch.report.tune_plots import draw_history, draw_importance
 from actsearch.search.monitor import Snapshot
@@ -52,6 +53,7 @@ from actsearch.tune import HeldOut, Place, Plan, Results, TakenOver, TrialQueue,
 from actsearch.tune.plan import CLIP
 from actsearch.tune.queue import Claim
 from actsearch.tune.results import shown
+from actsearch.work import Mode, under_way
 
 AnyConfig = SearchConfig | TransferConfig
 CONFIGS: Mapping[str, type[AnyConfig]] = {"search": SearchConfig, "transfer": TransferConfig}
@@ -75,6 +77,7 @@ class Work:
         trials: of the study, if other than in the plan.
         timeout: seconds after which no trial is begun.
         threads: CPU threads of a trial, if other than in the configuration.
+        progress: how the workers tell of themselves.
     """
 
     plan: Plan
@@ -85,6 +88,7 @@ class Work:
     trials: int | None = None
     timeout: float | None = None
     threads: int | None = None
+    progress: Mode = "auto"
 
     def __post_init__(self) -> None:
         if self.trials is not None and self.trials < 1:
@@ -172,15 +176,23 @@ def tune(work: Work, workers: int) -> Results:
         raise SettingsError(f"--workers must be at least 1, not {workers}")
     place = Place.of(work.storage, work.directory)
     queue = work.queue()
-    say(
+    tell(
+        "study_started",
         f"study {work.name}: {queue.n_finished} of {queue.size} trials done, {work.plan.direction} {work.plan.metric}\n"
-        f"storage      {place}"
+        f"storage      {place}",
+        study=work.name,
+        done=queue.n_finished,
+        total=queue.size,
+        metric=work.plan.metric,
+        direction=work.plan.direction,
     )
     with stoppable(lambda: "what is done is kept: give the same command again"):
         if workers == 1:
             _work(work, queue)
         else:
-            _supervise(replace(work, threads=work.threads or 1), queue, workers)
+            # Several processes would draw over one another.
+            progress: Mode = "plain" if voice.mode == "auto" else voice.mode
+            _supervise(replace(work, threads=work.threads or 1, progress=progress), queue, workers)
     results = Results.of(queue)
     _show(results, work, place)
     return results
@@ -204,7 +216,16 @@ def _work(work: Work, queue: TrialQueue) -> None:
             with claim, contextlib.suppress(TakenOver):
                 said = _run(work, claim)
                 seconds = time.monotonic() - started
-                say(f"  trial {claim.number}: {said}, {seconds:.1f} s ({queue.n_finished} of {queue.size} done)")
+                done = queue.n_finished
+                tell(
+                    "study_trial",
+                    f"  trial {claim.number}: {said}, {seconds:.1f} s ({done} of {queue.size} done)",
+                    number=claim.number,
+                    outcome=said,
+                    values=dict(claim.values),
+                    done=done,
+                    total=queue.size,
+                )
     except StorageInternalError as error:
         reason = " ".join(str(error.__cause__ or error).split())[:300]
         raise RunError(f"the study's storage cannot be reached: {reason}") from None
@@ -260,19 +281,20 @@ def _searched(work: Work, config: SearchConfig, claim: Claim) -> tuple[float, di
 
     experiment = build(config)
     seed_all(config.search.seed)
-    result = api.search(
-        experiment.build_task(),
-        experiment.data,
-        space=work.space(config, claim.values),
-        run_root=_folder(work, claim).parent,
-        name=_folder(work, claim).name,
-        observers=[report],
-        callbacks=[],
-        trainer=config.trainer.options(),
-        execution=Execution(**config.trainer.execution()),
-        config=config.to_dict(),
-        **config.search.to_dict(),
-    )
+    with under_way(f"trial {claim.number}", config.search.epochs, "epochs") as training:
+        result = api.search(
+            experiment.build_task(),
+            experiment.data,
+            space=work.space(config, claim.values),
+            run_root=_folder(work, claim).parent,
+            name=_folder(work, claim).name,
+            observers=[report],
+            callbacks=[Advancing(training)],
+            trainer=config.trainer.options(),
+            execution=Execution(**config.trainer.execution()),
+            config=config.to_dict(),
+            **config.search.to_dict(),
+        )
     formulas = "; ".join(genotype.formula for genotype in result.genotypes.values())
     return _metric(result.snapshot.metrics, metric), {"formula": formulas, "run": str(result.run_dir)}
 
@@ -382,7 +404,7 @@ def _child(work: Work) -> None:
     """A worker process: the exit code is that of the command line."""
     code = 0
     try:
-        with stoppable(lambda: "its trial was put back"):
+        with speaking(work.progress), stoppable(lambda: "its trial was put back"):
             _work(work, work.queue())
     except Stopped:
         code = 0  # the parent says so, for all
@@ -416,6 +438,13 @@ def _show(results: Results, work: Work, place: Place) -> None:
             say(f"  {key} = {shown(value)}" + ("" if share is None else f"   (importance {share:.2f})"))
         rest = "" if work.plan.verb == "search" else " FUNCTION"
         say(f"use it       actsearch {work.plan.verb}{rest} --config {directory / 'best.yaml'}")
+    tell(
+        "study",
+        summary=results.summary(),
+        value=None if best is None else best.value,
+        values={} if best is None else dict(best.values),
+        directory=directory,
+    )
     say(f"results      {directory}")
     say(f"look at it   pip install optuna-dashboard; optuna-dashboard {place}")
 

@@ -20,6 +20,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
+from actsearch.advancing import Advancing
 from actsearch.compare.contestants import Contestant
 from actsearch.compare.cost import StepClock
 from actsearch.compare.saved import model_file, save_model
@@ -33,6 +34,7 @@ from actsearch.search.batches import SeededBatches, SeededSteps
 from actsearch.seeds import seed_all
 from actsearch.swap import swap
 from actsearch.tasks.slope_recovery import SlopeRecovery
+from actsearch.work import Work, under_way
 
 Curve = Literal["none", "train", "test"]
 
@@ -160,11 +162,19 @@ class Retrainer:
         Raises TaskError for a task that cannot be trained so; a loss that is not finite is a result, not an error.
         """
         task, added = fresh_task(self.build_task, self.datamodule, contestant, seed, self.force)
-        with self.execution.applied(task):
-            return self._train(task, added, contestant, seed, device, jobs)
+        title = f"retraining {contestant.name}, seed {seed}"
+        with self.execution.applied(task), under_way(title, self.budget.epochs, "epochs") as work:
+            return self._train(task, added, contestant, seed, device, jobs, work)
 
     def _train(
-        self, task: pl.LightningModule, added: int, contestant: Contestant, seed: int, device: int | None, jobs: int
+        self,
+        task: pl.LightningModule,
+        added: int,
+        contestant: Contestant,
+        seed: int,
+        device: int | None,
+        jobs: int,
+        work: Work,
     ) -> Retraining:
         seed_all(seed, 1)
         clock, curve = StepClock(), _Curve(self.curve)
@@ -182,7 +192,7 @@ class Retrainer:
                 **{k: v for k, v in self.trainer.items() if k not in PLACE or k == "accelerator"},
                 **self.budget.trainer(),
                 "devices": 1 if device is None else [device],
-                "callbacks": [*own, PlaceData(self.datamodule), curve, SeededSteps(seed), clock],
+                "callbacks": [*own, PlaceData(self.datamodule), curve, SeededSteps(seed), clock, Advancing(work)],
             }
         )
         loader = SeededBatches(self.datamodule.train_dataloader(), seed, lambda: trainer.current_epoch)
@@ -214,6 +224,7 @@ class Retrainer:
         if self.save_to is not None:
             built = self.build_task.description()  # type: ignore[attr-defined]  # checked at the start
             save_model(model_file(self.save_to, contestant.name, seed), task.model, built, contestant)  # type: ignore[arg-type]
+        work.at(self.budget.epochs, "test")
         seed_all(seed, 2)
         metrics: dict[str, float] = {}
         with explained(trainer):

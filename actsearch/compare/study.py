@@ -26,6 +26,7 @@ from actsearch.errors import SettingsError, SwapError, TaskError, UnknownNameErr
 from actsearch.execution import Execution
 from actsearch.genotype import Genotype
 from actsearch.lock import locked
+from actsearch.work import under_way
 
 # What tasks are compared by, the most telling first.
 METRICS = ("test_acc", "test_l2", "test_force_rmse", "test_loss")
@@ -117,9 +118,12 @@ def compare(
             if not force:
                 check_smoothness(build_task, contestants)
         # Closed whatever happens, so that no worker outlives an interrupt.
-        with contextlib.closing(_train(retrainer, missing, jobs, options)) as coming:
+        work = under_way("comparison", len(missing), "retrainings") if len(missing) > 1 else contextlib.nullcontext()
+        with work as all_of_it, contextlib.closing(_train(retrainer, missing, jobs, options)) as coming:
             for result in coming:
                 records.add(result)
+                if all_of_it is not None:
+                    all_of_it.advance()
                 _metric_of([result], metric)
                 if report is not None:
                     report(result)

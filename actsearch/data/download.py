@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import socket
 import tempfile
 import urllib.request
@@ -13,8 +12,10 @@ from http.client import HTTPException
 from pathlib import Path
 
 from actsearch.errors import DataError
+from actsearch.work import under_way
 
 STALLED = 30  # seconds without a byte
+MIB = 2**20
 
 
 def download_into(root: Path, fetch: Callable[[Path], object], title: str, wanted: Path, url: str) -> None:
@@ -49,8 +50,12 @@ def fetch_file(url: str, path: Path, title: str, sha256: str | None = None) -> N
     def fetch(folder: Path) -> None:
         part = folder / path.name
         with urllib.request.urlopen(url, timeout=STALLED) as answer, part.open("wb") as file:
-            shutil.copyfileobj(answer, file)
             announced = answer.headers.get("Content-Length")
+            total = None if announced is None else int(announced) / MIB
+            with under_way(f"downloading {path.name}", total, "MiB") as work:
+                while piece := answer.read(MIB):
+                    file.write(piece)
+                    work.advance(len(piece) / MIB)
         if announced is not None and part.stat().st_size != int(announced):
             raise OSError(f"{part.stat().st_size} of {announced} bytes came")
         if sha256 is not None:

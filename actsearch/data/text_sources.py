@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from actsearch.data.download import fetch_file
+from actsearch.data.download import MIB, fetch_file
 from actsearch.errors import DataError, SettingsError
+from actsearch.work import under_way
 
 SHAKESPEARE_URL = (
     "https://raw.githubusercontent.com/karpathy/char-rnn/6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e"
@@ -91,9 +93,15 @@ class TextFile:
 
     def __iter__(self) -> Iterator[str]:
         try:
-            with self.path.open(encoding="utf-8") as file:
+            size = self.path.stat().st_size / MIB
+            with (
+                self.path.open("rb") as raw,
+                io.TextIOWrapper(raw, encoding="utf-8") as file,
+                under_way(f"reading tokens of {self.path.name}", size, "MiB") as work,
+            ):
                 while piece := file.read(self.chunk):
                     yield piece + file.readline()
+                    work.at(raw.tell() / MIB)
         except (OSError, UnicodeDecodeError) as error:
             raise _unreadable(self.path, error) from error
 

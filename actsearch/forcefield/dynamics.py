@@ -14,6 +14,7 @@ import numpy as np
 from actsearch.errors import DataError, NonFiniteError, SettingsError
 from actsearch.forcefield.frames import Array
 from actsearch.forcefield.neighbours import neighbours
+from actsearch.work import under_way
 
 FRICTION = 0.02  # of the thermostat, 1/fs
 EXPLODED = 1.0  # eV an atom that the total energy may move, or the kinetic energy exceed ten times its mean
@@ -126,10 +127,13 @@ def thermalised(
             atoms, time_step * units.fs, temperature_K=temperature, friction=FRICTION / units.fs, fixcm=False, rng=rng
         )
         bound = EXPLODED + 10 * 1.5 * units.kB * temperature
-        for k in range(steps):
-            _step(dynamics, atoms, (k + 1) * time_step / 1000)
-            if not atoms.get_kinetic_energy() / len(atoms) < bound:
-                raise UnstableError("the atoms are far too fast for the thermostat", atoms, (k + 1) * time_step / 1000)
+        with under_way("equilibrating", steps, "steps") as work:
+            for k in range(steps):
+                _step(dynamics, atoms, (k + 1) * time_step / 1000)
+                if not atoms.get_kinetic_energy() / len(atoms) < bound:
+                    now = (k + 1) * time_step / 1000
+                    raise UnstableError("the atoms are far too fast for the thermostat", atoms, now)
+                work.advance()
         atoms.set_constraint()
     _at_rest(atoms)
     return atoms
@@ -169,22 +173,24 @@ def constant_energy(atoms: Any, calculator: Any, time_step: float, duration: flo
     total, temperatures, frames = np.empty(steps + 1), np.empty(steps + 1), []
     fastest, mass = 0.0, float(atoms.get_masses().sum())
     started = time.perf_counter()
-    for k in range(steps + 1):
-        if k:
-            _step(dynamics, atoms, times[k])
-        try:
-            total[k] = atoms.get_total_energy() / len(atoms)
-        except NonFiniteError as error:
-            raise UnstableError(str(error), atoms, times[k]) from None
-        temperatures[k] = temperature(atoms)
-        if not abs(total[k] - total[0]) < EXPLODED:
-            raise UnstableError(
-                f"the total energy moved by {total[k] - total[0]:.3g} eV an atom with steps of {time_step:g} fs", atoms,
-                times[k],
-            )  # fmt: skip
-        fastest = max(fastest, float(np.linalg.norm(atoms.get_momenta().sum(0))) / mass)
-        if k % every == 0:
-            frames.append(_kept(atoms))
+    with under_way(f"{time_step:g} fs a step", steps, "steps") as work:
+        for k in range(steps + 1):
+            if k:
+                _step(dynamics, atoms, times[k])
+            try:
+                total[k] = atoms.get_total_energy() / len(atoms)
+            except NonFiniteError as error:
+                raise UnstableError(str(error), atoms, times[k]) from None
+            temperatures[k] = temperature(atoms)
+            if not abs(total[k] - total[0]) < EXPLODED:
+                moved = f"{total[k] - total[0]:.3g} eV an atom"
+                raise UnstableError(
+                    f"the total energy moved by {moved} with steps of {time_step:g} fs", atoms, times[k]
+                )
+            fastest = max(fastest, float(np.linalg.norm(atoms.get_momenta().sum(0))) / mass)
+            if k % every == 0:
+                frames.append(_kept(atoms))
+            work.at(k)
     seconds = (time.perf_counter() - started) / steps
     return Trajectory(time_step, times, total, temperatures, fastest * 1000 * units.fs, frames, seconds)
 

@@ -224,7 +224,8 @@ def draw_probabilities(history: Sequence[Probabilities]) -> Figure:
             image = _draw_slot(axes, slot, history)
     bar_axes = figure.add_axes(((width - bar) / width, 0.45 / height, 0.18 / width, (height - gap - 0.1) / height))
     colours = figure.colorbar(image, cax=bar_axes, ticks=[0, 0.01, 0.05, 0.1, 0.25, 0.5, 1], format="%g")
-    colours.set_label("probability (blank: dropped, framed: chosen)")
+    # Of a single small slot, the bar has no room for more.
+    colours.set_label("probability (blank: dropped, framed: chosen)" if height > 4 else "probability")
     return figure
 
 

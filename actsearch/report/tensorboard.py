@@ -1,11 +1,12 @@
-"""A search in TensorBoard: probabilities slot by slot and op by op, losses, and the function as it changes.
+"""A search in TensorBoard: probabilities slot by slot and op by op, losses, scores, and the function as it changes.
 
-TensorBoard shows 10 images of a series unless it is told otherwise: `tensorboard --samples_per_plugin images=20`.
+`actsearch tensorboard` opens it so that all of it is seen; by itself TensorBoard shows 10 images of a series.
 """
 
 from __future__ import annotations
 
 import importlib
+import math
 import re
 import sys
 import threading
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import actsearch._torchvision  # noqa: F401
 
@@ -23,16 +24,36 @@ import torch
 from torch import Tensor
 
 from actsearch.activation import Activation
+from actsearch.compare import DISCOVERED, Comparison
 from actsearch.errors import RunError
+from actsearch.genotype import Genotype
 from actsearch.ranks import is_rank_zero
+from actsearch.report.comparison import escaped
+from actsearch.report.facts import facts
 from actsearch.report.plots import draw_activation, draw_probabilities, pixels
 from actsearch.search.monitor import CellSnapshot, Snapshot
+from actsearch.search.strategies import TrialRecord, to_genotype
+from actsearch.space import SearchSpace
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 IMAGES = 20  # greatest number of a series
 DRAWN_CELLS = 2  # of several cells, the first ones are drawn: figures take the time
+# What TensorBoard's HPARAMS shows of runs: the same for all, since it takes the list from one of them.
+SCORES = {
+    "search_loss": ("search loss", "of the mixture in the last epoch, on α's part of the training data"),
+    "discrete_loss": ("discrete loss", "of the function that was found, on the same data"),
+    "test": ("test", "mean of that function, retrained; accuracies in percent"),
+    "test_minus_relu": ("test − ReLU", "difference of the means"),
+    "test_minus_random": ("test − random", "difference to the mean of the random functions"),
+}
+TEXTS = ("space", "strategy", "data.name", "model.name", "training.optimizer", "search.relaxation")
+NUMBERS = (
+    "data.batch_size", "training.lr", "training.weight_decay", "search.epochs", "search.alpha_lr", "search.order",
+    "search.arch_fraction", "search.seed",
+)  # fmt: skip
+LEADING = ("space", "strategy", "model.name", "search.alpha_lr", "search.seed")  # it shows five until told otherwise
 
 History = Sequence[Mapping[str, Mapping[str, Mapping[str, float]]]]
 
@@ -112,11 +133,7 @@ class TensorBoardObserver:
 
     def _open(self, snapshot: Snapshot) -> SummaryWriter:
         if self._writer is None:
-            _let_writers_end_quietly()
-            with _without_tensorflow():
-                from torch.utils.tensorboard import SummaryWriter
-
-                self._writer = SummaryWriter(str(self.directory), purge_step=self._purge_epoch)
+            self._writer = _open_writer(self.directory, self._purge_epoch)
             add_custom_scalars(self._writer, snapshot)
         return self._writer
 
@@ -130,18 +147,18 @@ class TensorBoardObserver:
         if self._formulas.get(name) == formula:
             return
         self._formulas[name] = formula
-        # Indented by four: TensorBoard renders Markdown, which would eat the asterisks and backslashes.
-        writer.add_text(f"{prefix}formula", f"    {formula}", epoch)
-        writer.add_text(f"{prefix}latex", f"    {cell.genotype.to_latex()}", epoch)
+        writer.add_text(f"{prefix}formula", describe_function(cell.genotype), epoch)
 
     def _log_images(self, writer: SummaryWriter, prefix: str, name: str, snapshot: Snapshot) -> None:
         cell = snapshot.cells[name]
         inputs = _inputs_of(name, snapshot)
         figure = draw_activation(Activation(cell.genotype), inputs, title=f"epoch {snapshot.epoch}")
         writer.add_image(f"{prefix}function", pixels(figure), snapshot.epoch, dataformats="HWC")
-        probabilities = [epoch[name] for epoch in self.history if name in epoch]
-        image = pixels(draw_probabilities(probabilities))
-        writer.add_image(f"{prefix}probabilities", image, snapshot.epoch, dataformats="HWC")
+        # One for each slot: all in one would be too small to read in TensorBoard's cards.
+        for slot in cell.probabilities:
+            probabilities = [{slot: epoch[name][slot]} for epoch in self.history if name in epoch]
+            image = pixels(draw_probabilities(probabilities))
+            writer.add_image(f"{prefix}probabilities/{slot}", image, snapshot.epoch, dataformats="HWC")
 
 
 def is_drawn(epoch: int, epochs: int) -> bool:
@@ -151,11 +168,17 @@ def is_drawn(epoch: int, epochs: int) -> bool:
     return epoch in {1 + round(k * (epochs - 1) / (IMAGES - 1)) for k in range(IMAGES)}
 
 
+def describe_function(genotype: Genotype) -> str:
+    """Formula, LaTeX and facts in Markdown."""
+    # Indented by four, so that asterisks and backslashes are left alone.
+    parts = [f"    f(x) = {genotype.formula}", f"    {genotype.to_latex()}"]
+    rows = [f"| {escaped(name)} | {escaped(value)} |" for name, value in facts(Activation(genotype)).rows()]
+    return "\n\n".join([*parts, "\n".join(["| fact | value |", "| --- | --- |", *rows])])
+
+
 def add_custom_scalars(writer: SummaryWriter, snapshot: Snapshot) -> None:
-    """The layout of the Custom Scalars page: all candidates of a slot in one chart, and the losses together."""
-    layout: dict[str, dict[str, list[object]]] = {
-        "losses": {"train, arch and val": ["Multiline", ["^loss/"]]},
-    }
+    """The layout of the Custom Scalars page: first the slots side by side, all candidates of a slot in one chart."""
+    layout: dict[str, dict[str, list[object]]] = {}
     for name, cell in snapshot.cells.items():
         several = len(snapshot.cells) > 1
         prefix = re.escape(f"{name}/") if several else ""
@@ -173,7 +196,171 @@ def add_custom_scalars(writer: SummaryWriter, snapshot: Snapshot) -> None:
             layout[f"slopes by site{title}"] = {
                 key: ["Multiline", [f"^{prefix}op_parameters/{re.escape(key)}/"]] for key in slopes
             }
+    layout["losses"] = {"train, arch and val": ["Multiline", ["^loss/"]]}
     writer.add_custom_scalars(layout)
+
+
+def log_scores(directory: Path | str, scores: Mapping[str, float], config: Mapping[str, Any], text: str = "") -> None:
+    """Log final scores of a run, by the names in SCORES, with its hyper-parameters, so that runs can be compared.
+
+    Rank zero alone writes. May be called again when more is known.
+
+    Args:
+        directory: of the run's event files.
+        scores: those that are known.
+        config: settings, as in config.yaml.
+        text: shown as `results`, Markdown.
+
+    Raises RunError if it cannot be written.
+    """
+    if not is_rank_zero():
+        return
+    directory = Path(directory)
+    try:
+        writer = _open_writer(directory)
+        for name, value in scores.items():
+            if math.isfinite(value):
+                writer.add_scalar(f"score/{name}", value, 0)
+        _add_hyperparameters(writer, config)
+        if text:
+            writer.add_text("results", text, 0)
+        writer.close()
+    except OSError as error:
+        raise RunError(f"cannot write TensorBoard's file in {directory}: {error.strerror or error}") from None
+
+
+def comparison_scores(comparison: Comparison) -> dict[str, float]:
+    """What a comparison says of the function that was found, by the names in SCORES."""
+    scale = comparison.scale
+    means = {row.name: scale * row.mean for row in comparison.rows}
+    kinds = {row.name: row.kind for row in comparison.rows}
+    found = next((mean for name, mean in means.items() if kinds[name] == DISCOVERED), math.nan)
+    random = [mean for name, mean in means.items() if kinds[name] == "random" and math.isfinite(mean)]
+    return {
+        "test": found,
+        "test_minus_relu": found - means.get("relu", math.nan),
+        "test_minus_random": found - fmean(random) if random else math.nan,
+    }
+
+
+def _add_hyperparameters(writer: SummaryWriter, config: Mapping[str, Any]) -> None:
+    """`SummaryWriter.add_hparams` would make a run of its own for them."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+
+    kinds = dict.fromkeys(TEXTS, api_pb2.DATA_TYPE_STRING) | dict.fromkeys(NUMBERS, api_pb2.DATA_TYPE_FLOAT64)
+    experiment = api_pb2.Experiment(
+        hparam_infos=[
+            api_pb2.HParamInfo(name=name, type=kind, differs=name in LEADING) for name, kind in kinds.items()
+        ],
+        metric_infos=[
+            api_pb2.MetricInfo(name=api_pb2.MetricName(tag=f"score/{tag}"), display_name=name, description=description)
+            for tag, (name, description) in SCORES.items()
+        ],
+    )
+    start = plugin_data_pb2.SessionStartInfo()
+    for name in kinds:
+        value = _setting(config, name)
+        if isinstance(value, str):
+            start.hparams[name].string_value = value
+        elif value is not None:
+            start.hparams[name].number_value = value
+    end = plugin_data_pb2.SessionEndInfo(status=api_pb2.STATUS_SUCCESS)
+    for tag, content in {
+        metadata.EXPERIMENT_TAG: {"experiment": experiment},
+        metadata.SESSION_START_INFO_TAG: {"session_start_info": start},
+        metadata.SESSION_END_INFO_TAG: {"session_end_info": end},
+    }.items():
+        about = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(**content))
+        writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, metadata=about)]), None)
+
+
+def _setting(config: Mapping[str, Any], name: str) -> float | str | None:
+    found: Any = config
+    for part in name.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found if isinstance(found, int | float | str) else None
+
+
+class TrialsBoard:
+    """Writes a search by trials to a TensorBoard event file; the step is the number of the trial.
+
+    Args:
+        directory: of the event files.
+        space: where the functions are from.
+        records: trials that are there already; they are logged again, in place of what an earlier process logged.
+    """
+
+    def __init__(self, directory: Path | str, space: SearchSpace, records: Sequence[TrialRecord] = ()) -> None:
+        self.directory = Path(directory)
+        self._space = space
+        self._best: TrialRecord | None = None
+        self._steps = 0
+        try:
+            self._writer = _open_writer(self.directory, purge_step=0 if records else None)
+            self._writer.add_custom_scalars(
+                {
+                    "trials": {
+                        "loss of each trial, and the best so far": ["Multiline", ["^trial/loss$", "^trial/best$"]],
+                        "training steps of all so far": ["Multiline", ["^trial/steps_of_all$"]],
+                    }
+                }
+            )
+            for record in records:
+                self._log(record)
+        except OSError as error:
+            raise self._refused(error) from None
+
+    def __call__(self, record: TrialRecord) -> None:
+        """Log a trial that has ended. Raises RunError if it cannot be written."""
+        try:
+            self._log(record)
+            self._writer.flush()
+        except OSError as error:
+            raise self._refused(error) from None
+
+    def _refused(self, error: OSError) -> RunError:
+        return RunError(f"cannot write TensorBoard's file in {self.directory}: {error.strerror or error}")
+
+    def _log(self, record: TrialRecord) -> None:
+        self._steps += record.steps
+        best = self._best
+        # Losses after fewer steps are not comparable.
+        if best is None or (record.steps, -record.loss) > (best.steps, -best.loss):
+            self._best = record
+            genotype = to_genotype(self._space, record.params)
+            figure = draw_activation(Activation(genotype), None, title=f"best until trial {record.number}")
+            self._writer.add_image("function", pixels(figure), record.number, dataformats="HWC")
+            self._writer.add_text("formula", describe_function(genotype), record.number)
+        assert self._best is not None
+        for name, value in {
+            "loss": record.loss,
+            "best": self._best.loss,
+            "steps": record.steps,
+            "steps_of_all": self._steps,
+        }.items():
+            if math.isfinite(value):
+                self._writer.add_scalar(f"trial/{name}", value, record.number)
+
+    def close(self) -> None:
+        """Finish the event file."""
+        self._writer.close()
+
+    def __enter__(self) -> TrialsBoard:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _open_writer(directory: Path, purge_step: int | None = None) -> SummaryWriter:
+    _let_writers_end_quietly()
+    with without_tensorflow():
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(directory), purge_step=purge_step)
 
 
 def _search_scalars(snapshot: Snapshot) -> dict[str, float]:
@@ -220,7 +407,7 @@ def _inputs_of(cell: str, snapshot: Snapshot) -> Tensor | None:
 
 
 @contextmanager
-def _without_tensorflow() -> Iterator[None]:
+def without_tensorflow() -> Iterator[None]:
     """Within it, TensorBoard settles for its own file functions, which it then keeps.
 
     It would import TensorFlow, where that is installed, which takes seconds and gigabytes; the module `notf` is its

@@ -64,6 +64,16 @@ def plain(text: str, console: Console) -> str:
     return text
 
 
+def duration(seconds: float) -> str:
+    """12 s, 3 min 20 s, 2 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
 def make_console() -> Console:
     """A console on standard output; lines that go to a file or a pipe are not cut at 80 columns."""
     console = Console()

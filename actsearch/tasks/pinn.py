@@ -14,6 +14,7 @@ from torchmetrics import Metric
 from actsearch.data.pde import Problem
 from actsearch.errors import SettingsError, TaskError
 from actsearch.tasks.optim import Task
+from actsearch.work import under_way
 
 HISTORY = 50  # pairs that L-BFGS keeps, as in the released code of Raissi et al.
 
@@ -133,13 +134,16 @@ def finish(task: PINN, batch: Sequence[Tensor], steps: int) -> float:
     def loss() -> Tensor:
         return task.weighted(*task.terms(batch)[1:])
 
-    def closure() -> float:
-        optimizer.zero_grad()
-        value = loss()
-        value.backward()
-        return value.item()
+    with under_way("L-BFGS", steps, "iterations") as work:
 
-    start: float = optimizer.step(closure)
+        def closure() -> float:
+            optimizer.zero_grad()
+            value = loss()
+            value.backward()
+            work.at(optimizer.state[weights[0]].get("n_iter", 0))
+            return value.item()
+
+        start: float = optimizer.step(closure)
     optimizer.zero_grad()
     end = loss().item()
     if not end < start:  # so written, it takes back what is not finite too

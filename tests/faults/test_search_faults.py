@@ -325,7 +325,7 @@ def test_a_file_that_was_tampered_with_is_refused(name: str, run: Path, capsys: 
     content = yaml.safe_load((run / file).read_text())
     change(content)
     (run / file).write_text(yaml.safe_dump(content) + "...\n")
-    shape = ["--run.quiet", "true", "--trainer.accelerator", "cpu"]
+    shape = ["--progress", "quiet", "--trainer.accelerator", "cpu"]
     assert cli.main(["search", "--resume", str(run), *shape]) == 2
     error = capsys.readouterr().err
     assert hint in error

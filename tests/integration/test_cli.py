@@ -287,7 +287,7 @@ def test_search_tells_what_it_did(finished: tuple[Path, str]) -> None:
         "random 1",
         "genotype.json",
         "activation.png",
-        "tensorboard --logdir runs",
+        "actsearch tensorboard runs/",
     ):
         assert part in text
     for noise in ("GPU available", "litlogger", "Tip:", "Trainer.fit", "Traceback"):
@@ -297,8 +297,9 @@ def test_search_tells_what_it_did(finished: tuple[Path, str]) -> None:
 def test_a_finished_search_resumes_to_the_same_function(finished: tuple[Path, str]) -> None:
     run, _ = finished
     before, compared = (run / "genotype.json").read_text(), (run / "comparison.csv").read_text()
-    found = run_python("-m", "actsearch", "search", "--resume", str(run), "--run.quiet", "true", cwd=run)
+    found = run_python("-m", "actsearch", "search", "--resume", str(run), "--progress", "quiet", cwd=run)
     assert found.returncode == 0, found.stderr
+    assert found.stdout == ""
     assert (run / "genotype.json").read_text() == before
     assert (run / "comparison.csv").read_text() == compared
 

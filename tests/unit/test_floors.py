@@ -12,14 +12,14 @@ PACKAGE = Path(__file__).parents[2] / "actsearch"
 
 # Low to high; the modules of one line may import one another.
 FLOORS = [
-    {"errors", "files", "lock", "ranks", "seeds", "_torchvision"},
+    {"errors", "files", "lock", "ranks", "seeds", "work", "_torchvision"},
     {"ops"},
     {"genotype"},
     {"space", "zoo"},
     {"cell"},
     {"activation", "export"},
     {"swap"},
-    {"endings", "execution"},
+    {"advancing", "endings", "execution"},
     {"models", "data", "tasks", "forcefield"},
     {"search"},
     {"run"},
@@ -40,6 +40,7 @@ FLOORS = [
         "simulating",
         "doctor",
         "competing",
+        "boarding",
     },
     {"cli", "__main__"},
 ]

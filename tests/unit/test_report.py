@@ -24,11 +24,14 @@ from actsearch.ops.spec import registry
 from actsearch.report.curve import central_range, derivatives, with_jumps_broken
 from actsearch.report.facts import facts
 from actsearch.report.plots import draw_activation, draw_cell, draw_probabilities, pixels, save
-from actsearch.report.progress import SearchProgress, duration
-from actsearch.report.tensorboard import TensorBoardObserver, is_drawn
-from actsearch.report.terminal import ComparisonRow, comparison_table, derivative_text, show
+from actsearch.report.progress import SearchProgress
+from actsearch.report.tensorboard import TensorBoardObserver, TrialsBoard, describe_function, is_drawn
+from actsearch.report.terminal import ComparisonRow, comparison_table, derivative_text, duration, show
+from actsearch.report.voice import Voice
 from actsearch.search.monitor import Snapshot, snapshot_cell
 from actsearch.search.schedule import drop_times
+from actsearch.search.strategies import TrialRecord
+from actsearch.search.strategies.mapping import to_params
 from actsearch.space import SearchSpace
 
 
@@ -306,7 +309,7 @@ def test_the_comparison_table_holds_every_number() -> None:
 
 def test_without_a_terminal_progress_is_one_plain_line_an_epoch() -> None:
     stream = io.StringIO()
-    progress = SearchProgress(console=Console(file=stream, width=40))
+    progress = SearchProgress(Voice("auto", Console(file=stream, width=40)))
     snapshots = series(5, "tiny")
     for snapshot in snapshots:
         progress(snapshot)
@@ -322,10 +325,10 @@ def test_without_a_terminal_progress_is_one_plain_line_an_epoch() -> None:
 
 def test_quiet_progress_says_nothing_and_another_mode_is_an_error() -> None:
     stream = io.StringIO()
-    progress = SearchProgress("quiet", Console(file=stream))
+    progress = SearchProgress(Voice("quiet", Console(file=stream)))
     progress(series(3, "tiny")[0])
     assert stream.getvalue() == ""
-    with pytest.raises(SettingsError, match="quiet"):
+    with pytest.raises(SettingsError, match="did you mean 'quiet'"):
         SearchProgress("quite")  # type: ignore[arg-type]
 
 
@@ -347,7 +350,7 @@ class _Line(pl.LightningModule):
 def test_in_a_terminal_there_is_a_bar_with_phase_losses_and_formula() -> None:
     stream = io.StringIO()
     console = Console(file=stream, width=100, force_terminal=True, color_system=None)
-    progress = SearchProgress(console=console)
+    progress = SearchProgress(Voice("auto", console))
     snapshots = series(4, "tiny")
 
     class _Tell(pl.Callback):
@@ -369,7 +372,7 @@ def test_in_a_terminal_there_is_a_bar_with_phase_losses_and_formula() -> None:
     assert "shrinking" in text
     assert "train 1.96 · arch" in text
     assert "f(x) = " + snapshots[-1].cells["network"].genotype.formula[:40] in text
-    assert progress._live is None
+    assert progress.voice._live is None
 
 
 def test_durations_read_well() -> None:
@@ -408,9 +411,9 @@ def test_everything_is_logged_under_readable_tags(tmp_path: Path) -> None:
     assert {"learning_rate/weights", "learning_rate/alpha", "skipped", "seconds"} <= scalars
     assert any(re.fullmatch(r"clip_hits/u1/\w+", tag) for tag in scalars)
     assert "op_parameters/u2/beta/beta" in scalars
-    assert tags["images"] == ["function", "probabilities"]
+    assert tags["images"] == ["function", "probabilities/u1", "probabilities/u2", "probabilities/b1"]
     assert tags["histograms"] == ["pre_activations/network.0", "pre_activations/network.1"]
-    assert {"formula/text_summary", "latex/text_summary", "custom_scalars__config__"} <= set(tags["tensors"])
+    assert {"formula/text_summary", "custom_scalars__config__"} <= set(tags["tensors"])
     probability = snapshots[2].cells["network"].probabilities["b1"]["mul"]
     assert events.Scalars("probability/b1/mul")[2].value == pytest.approx(probability)
     assert [event.step for event in events.Images("function")] == [1, 2, 3, 4]
@@ -495,3 +498,47 @@ def test_logging_an_epoch_of_the_published_cell_is_cheap(tmp_path: Path) -> None
             observer(snapshot)
         # A figure falls on every second epoch; the bound is generous since the machine is shared.
         assert (time.process_time() - started) / 5 < 2
+
+
+@pytest.mark.usefixtures("without_images")
+def test_the_layout_begins_with_the_slots_and_ends_with_the_losses(tmp_path: Path) -> None:
+    from tensorboard.plugins.custom_scalar import layout_pb2
+
+    with TensorBoardObserver(tmp_path) as observer:
+        observer(series(3, "tiny")[0])
+    layout = layout_pb2.Layout()
+    layout.ParseFromString(read(tmp_path).Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
+    charts = {category.title: [chart.title for chart in category.chart] for category in layout.category}
+    assert list(charts) == ["probabilities", "certainty", "losses"]
+    assert charts["probabilities"] == ["u1", "u2", "b1"]
+
+
+def test_a_function_is_told_in_markdown() -> None:
+    text = describe_function(SearchSpace.load("tiny").genotype({"u1": "square", "u2": "sigmoid", "b1": "mul"}))
+    assert text.startswith("    f(x) = ")
+    assert "| fact | value |\n| --- | --- |\n| x → -∞ |" in text
+
+
+def test_trials_are_logged_again_when_a_search_goes_on(tmp_path: Path) -> None:
+    space = SearchSpace.load("tiny")
+    losses = [0.9, 0.5, 0.7, math.inf]
+    records = []
+    for number, loss in enumerate(losses):
+        genotype = space.random(number)
+        params = to_params(space, genotype)
+        records.append(TrialRecord(number, params, genotype.formula, {10: loss}, 10, False, 1.0))
+    with TrialsBoard(tmp_path, space) as board:
+        for record in records[:2]:
+            board(record)
+    time.sleep(1.1)  # event files are ordered by the second in their name
+    with TrialsBoard(tmp_path, space, records[:2]) as board:
+        for record in records[2:]:
+            board(record)
+    events = read(tmp_path)
+    assert [(e.step, e.value) for e in events.Scalars("trial/loss")] == [
+        (k, pytest.approx(loss)) for k, loss in enumerate(losses[:3])
+    ]
+    assert [e.value for e in events.Scalars("trial/best")] == pytest.approx([0.9, 0.5, 0.5, 0.5])
+    assert [e.value for e in events.Scalars("trial/steps_of_all")] == [10, 20, 30, 40]
+    assert [e.step for e in events.Images("function")] == [0, 1]
+    assert "formula/text_summary" in events.Tags()["tensors"]

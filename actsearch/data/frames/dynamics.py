@@ -10,6 +10,7 @@ import numpy as np
 from actsearch.data.frames.atoms import frame_of
 from actsearch.errors import SettingsError
 from actsearch.forcefield.frames import Frame
+from actsearch.work import under_way
 
 GAP = 10  # frames between the training and the test part of a trajectory that belong to neither
 
@@ -33,11 +34,13 @@ def langevin_frames(
     dynamics = Langevin(
         atoms, timestep * units.fs, temperature_K=temperature, friction=0.05 / units.fs, fixcm=False, rng=rng
     )
-    dynamics.run(start)
     frames = []
-    for _ in range(count):
-        dynamics.run(stride)
-        frames.append(labelled(atoms, group))
+    with under_way(f"making frames of {atoms.get_chemical_formula()}", count, "frames") as work:
+        dynamics.run(start)
+        for _ in range(count):
+            dynamics.run(stride)
+            frames.append(labelled(atoms, group))
+            work.advance()
     return frames
 
 

@@ -48,7 +48,7 @@ def of_run(record: RunRecord) -> list[Command]:
                 Command("Use it in Python", f"import actsearch\nactivation = actsearch.load({path!r})"),
             ]
     if record.strategy == "gradient" and record.cells:
-        found.append(Command("Everything over time in TensorBoard", f"tensorboard --logdir {shlex.quote(path)}"))
+        found.append(Command("Everything over time in TensorBoard", _command("tensorboard", path)))
     found.append(Command("Make this page again", _command("report", path)))
     found.append(
         Command("Read the run for figures of your own", f"import actsearch\nrun = actsearch.read_run({path!r})")

@@ -43,6 +43,7 @@ class TrialTraining:
         trainer: further arguments of the Trainer; a trial runs on one device.
         execution: how the network is run.
         inputs: of the activation sites of the last trial when it was last judged, 1-d float32.
+        stepped: told the training steps that the trial has done, after each batch.
     """
 
     build_task: Callable[[Genotype], pl.LightningModule]
@@ -54,6 +55,7 @@ class TrialTraining:
     trainer: Mapping[str, Any] = field(default_factory=dict)
     execution: Execution = field(default_factory=Execution)
     inputs: Tensor = field(default_factory=lambda: torch.empty(0))
+    stepped: Callable[[int], None] = lambda steps: None
 
     def __call__(self, genotype: Genotype, rungs: Sequence[int], judge: Judge) -> None:
         """Train up to the last of `rungs`, and have it judged after each, until it is to stop.
@@ -107,6 +109,7 @@ class _Judging(pl.Callback):
         self.done = 0
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.training.stepped(trainer.global_step)
         if self.done == len(self.rungs) or trainer.global_step != self.rungs[self.done]:
             return
         with recorded_inputs(pl_module, Activation) as found:
