@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from actsearch.data.download import MIB, fetch_file
 from actsearch.errors import DataError, SettingsError
@@ -97,9 +98,10 @@ class TextFile:
                 self.path.open(encoding="utf-8") as file,
                 under_way(f"reading tokens of {self.path.name}", size, "MiB") as work,
             ):
+                below: Any = file.buffer  # whose place is known in bytes; typed as if it had none
                 while piece := file.read(self.chunk):
                     yield piece + file.readline()
-                    work.at(file.buffer.tell() / MIB)
+                    work.at(below.tell() / MIB)
         except (OSError, UnicodeDecodeError) as error:
             raise _unreadable(self.path, error) from error
 

@@ -286,6 +286,41 @@ def test_a_search_by_trials_in_json_tells_every_trial(tmp_path: Path, capsys: py
     assert trials[-1]["steps_done"] <= trials[-1]["budget"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("strategy", "title"),
+    [
+        ("gradient", "local search"),
+        ("gradient", "measuring functions"),
+        ("gradient", "retraining relu"),
+        ("random", "random search"),
+        ("random", "measuring other functions"),
+    ],
+)
+def test_ctrl_c_within_any_work_of_a_search_says_how_to_go_on_and_loses_nothing(
+    strategy: str, title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    met: list[str] = []
+
+    def interrupt(voice: Voice, one: work.Work) -> None:
+        met.append(one.title)
+        if one.title.startswith(title) and one.done > 0:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Voice, "moved", interrupt)
+    # Of five functions a correlation is told, for which trials measure those that they did not find.
+    options = [*FAST, "--search.epochs", "3", "--run.root", str(tmp_path), "--compare.random", "4"]
+    assert cli.main(["search", *options, "--strategy", strategy]) == 130
+    (run,) = (tmp_path / "tiny").iterdir()
+    error = capsys.readouterr().err
+    assert error.endswith(f"go on with: actsearch search --resume {run}\n")
+    assert [line for line in error.splitlines() if line.startswith("actsearch: ")] == [error.splitlines()[-1]]
+    assert met[-1].startswith(title)
+    monkeypatch.undo()
+    assert cli.main(["search", "--resume", str(run)]) == 0
+    assert len(json.loads((run / "comparison.json").read_text())["rows"]) == 6
+
+
 def test_an_unknown_mode_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["search", "--progress", "quite"]) == 2
     assert capsys.readouterr().err == "actsearch: unknown value of progress 'quite'; did you mean 'quiet'?\n"
