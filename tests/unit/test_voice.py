@@ -209,7 +209,7 @@ def test_json_lines_have_the_documented_keys_and_nothing_else_is_on_standard_out
         voice.say("")
         voice.show(Table("name"))
         voice.tell("study", "for people", summary="", value=math.nan, values={"a": (1, math.inf)}, directory=Path("x"))
-        clock[0] += 2
+        clock[0] += 6
         making.advance()
         making.advance()
     assert sys.stdout is not sys.stderr
@@ -219,7 +219,7 @@ def test_json_lines_have_the_documented_keys_and_nothing_else_is_on_standard_out
     assert [one["event"] for one in told] == ["message", "study", "progress"]
     assert told[0]["text"] == "warning: x → ∞"
     assert (told[1]["value"], told[1]["values"], told[1]["directory"]) == (None, {"a": [1, None]}, "x")
-    assert (told[2]["done"], told[2]["total"], told[2]["seconds_left"]) == (1, 4, pytest.approx(6))
+    assert (told[2]["done"], told[2]["total"], told[2]["seconds_left"]) == (1, 4, pytest.approx(18))
     assert all(set(one) == {"event", "seconds", *EVENTS[one["event"]]} for one in told)
 
 
