@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from actsearch.data.download import MIB, fetch_file
 from actsearch.errors import DataError, SettingsError
@@ -95,13 +95,13 @@ class TextFile:
         try:
             size = self.path.stat().st_size / MIB
             with (
-                self.path.open(encoding="utf-8") as file,
+                self.path.open("rb") as raw,
+                io.TextIOWrapper(raw, encoding="utf-8") as file,
                 under_way(f"reading tokens of {self.path.name}", size, "MiB") as work,
             ):
-                below: Any = file.buffer  # whose place is known in bytes; typed as if it had none
                 while piece := file.read(self.chunk):
                     yield piece + file.readline()
-                    work.at(below.tell() / MIB)
+                    work.at(raw.tell() / MIB)
         except (OSError, UnicodeDecodeError) as error:
             raise _unreadable(self.path, error) from error
 
