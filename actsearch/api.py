@@ -211,8 +211,9 @@ def _run(
     if not all(cell.op_parameters.is_complete for cell in cells.values()):
         bilevel.meet(next(iter(bilevel.validation)))
     checkpoint = None if resumed is None else latest_checkpoint(resumed.checkpoints, bilevel.objection)
-    boarded = observers is None
+    conditions = None
     if observers is None:
+        conditions = run.read_config()
         observers = [_tensorboard(run, checkpoint)]
     # A progress display sees batches as a callback, and epochs as an observer.
     observers = [*observers, *(callback for callback in callbacks if callable(callback))]
@@ -249,9 +250,9 @@ def _run(
         if close is not None:
             close()
     losses = _losses(bilevel, {DISCOVERED: next(iter(genotypes.values())), **measured}) if len(genotypes) == 1 else {}
-    if boarded:
+    if conditions is not None:
         scores = {"search_loss": snapshot.losses.get("val", math.nan), "discrete_loss": _discrete(refinements, losses)}
-        log_scores(run.path, scores, run.read_config())
+        log_scores(run.path, scores, conditions)
     where = Path(trainer.strategy.broadcast(str(run.path)))  # of several processes, that of the one that writes
     result = SearchResult(genotypes, where, snapshot, refinements, report, losses)
     run.write_inputs(result.inputs)

@@ -28,7 +28,7 @@ from actsearch.work import Mode, Work, heard_by
 
 REFRESH = 0.2  # seconds between two drawings in a terminal
 PATIENCE = 10.0  # seconds without a word before the first line on work; every further one comes after twice the time
-EVERY = 1.0  # seconds between two JSON lines on the same work
+EVERY = 5.0  # seconds between two JSON lines on the same work
 
 EVENTS: Mapping[str, Mapping[str, str]] = {
     "message": {"text": "in words, what has no event of its own"},

@@ -209,7 +209,7 @@ def test_json_lines_have_the_documented_keys_and_nothing_else_is_on_standard_out
         voice.say("")
         voice.show(Table("name"))
         voice.tell("study", "for people", summary="", value=math.nan, values={"a": (1, math.inf)}, directory=Path("x"))
-        clock[0] += 2
+        clock[0] += 6
         making.advance()
         making.advance()
     assert sys.stdout is not sys.stderr
@@ -219,7 +219,7 @@ def test_json_lines_have_the_documented_keys_and_nothing_else_is_on_standard_out
     assert [one["event"] for one in told] == ["message", "study", "progress"]
     assert told[0]["text"] == "warning: x → ∞"
     assert (told[1]["value"], told[1]["values"], told[1]["directory"]) == (None, {"a": [1, None]}, "x")
-    assert (told[2]["done"], told[2]["total"], told[2]["seconds_left"]) == (1, 4, pytest.approx(6))
+    assert (told[2]["done"], told[2]["total"], told[2]["seconds_left"]) == (1, 4, pytest.approx(18))
     assert all(set(one) == {"event", "seconds", *EVENTS[one["event"]]} for one in told)
 
 
@@ -284,6 +284,41 @@ def test_a_search_by_trials_in_json_tells_every_trial(tmp_path: Path, capsys: py
     trials = [one for one in told if one["event"] == "trial"]
     assert [one["number"] for one in trials] == list(range(len(trials)))
     assert trials[-1]["steps_done"] <= trials[-1]["budget"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("strategy", "title"),
+    [
+        ("gradient", "local search"),
+        ("gradient", "measuring functions"),
+        ("gradient", "retraining relu"),
+        ("random", "random search"),
+        ("random", "measuring other functions"),
+    ],
+)
+def test_ctrl_c_within_any_work_of_a_search_says_how_to_go_on_and_loses_nothing(
+    strategy: str, title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    met: list[str] = []
+
+    def interrupt(voice: Voice, one: work.Work) -> None:
+        met.append(one.title)
+        if one.title.startswith(title) and one.done > 0:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Voice, "moved", interrupt)
+    # Of five functions a correlation is told, for which trials measure those that they did not find.
+    options = [*FAST, "--search.epochs", "3", "--run.root", str(tmp_path), "--compare.random", "4"]
+    assert cli.main(["search", *options, "--strategy", strategy]) == 130
+    (run,) = (tmp_path / "tiny").iterdir()
+    error = capsys.readouterr().err
+    assert error.endswith(f"go on with: actsearch search --resume {run}\n")
+    assert [line for line in error.splitlines() if line.startswith("actsearch: ")] == [error.splitlines()[-1]]
+    assert met[-1].startswith(title)
+    monkeypatch.undo()
+    assert cli.main(["search", "--resume", str(run)]) == 0
+    assert len(json.loads((run / "comparison.json").read_text())["rows"]) == 6
 
 
 def test_an_unknown_mode_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
