@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from actsearch import __version__, options
 from actsearch.config import SearchConfig, TransferConfig
-from actsearch.errors import ActsearchError, RunError, SettingsError, UnknownNameError
+from actsearch.errors import ActsearchError, RunError, SettingsError, UnknownNameError, without_passwords
 from actsearch.files import check_end, named_files
 
 Arguments = Sequence[str]
@@ -490,7 +490,7 @@ def main(arguments: Arguments | None = None) -> int:
 
 def _tell(message: str) -> None:
     """An error in one line that fits on a screen."""
-    line = " ".join(message.split())
+    line = without_passwords(" ".join(message.split()))
     with contextlib.suppress(OSError):
         print(f"actsearch: {line if len(line) <= LONGEST else line[: LONGEST - 1] + '…'}", file=sys.stderr)
 
