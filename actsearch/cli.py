@@ -18,6 +18,13 @@ from actsearch.errors import ActsearchError, RunError, SettingsError, UnknownNam
 from actsearch.files import check_end, named_files
 
 Arguments = Sequence[str]
+# Of a search's configuration: compare-strategies has all strategies, and seeds and a folder of its own.
+NOT_COMPARED = (
+    "strategy",
+    "search.seed",
+    "run",
+    *(f"compare.{name}" for name in ("enabled", "seeds", "first_seed", "save_models")),
+)
 OWN_OF_RESUME = ("--run.", "--trainer.")
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}  # of a disk that cannot be written
 LONGEST = 1000  # characters of an error
@@ -80,7 +87,7 @@ def compare_strategies(arguments: Arguments) -> None:
         "the controls once for each seed, and compare on the test set. --config names a search's configuration. What "
         "is already done is not done again: give the same command to go on.",
     )
-    options.add_config(parser, SearchConfig)
+    options.add_config(parser, SearchConfig, NOT_COMPARED)
     parser.add_argument(
         "--strategies",
         metavar="NAME,…",
@@ -93,7 +100,7 @@ def compare_strategies(arguments: Arguments) -> None:
     parser.add_argument("--jobs", type=int | None, help="short for --compare.jobs: retrainings at a time")
     parser.add_argument("--out", metavar="DIR", type=str | None, help="default: runs/strategies/NAME")
     given, _ = options.taken("--config", arguments)
-    config, parsed = options.read_config(parser, arguments, SearchConfig)
+    config, parsed = options.read_config(parser, arguments, SearchConfig, unused=NOT_COMPARED)
     if parsed.seeds < 1 or parsed.first_seed < 0:
         raise SettingsError("--seeds must be at least 1, and --first-seed at least 0")
     if parsed.jobs is not None:

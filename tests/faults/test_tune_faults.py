@@ -25,69 +25,17 @@ import pytest
 import torch
 import yaml
 from faulty import full_disk, thinned
+from postgresql_server import PASSWORD, Server
+from studies import PLAN, STORAGES, TRIALS, Objective, at, no_training, one_line, outcome, quick, run
 
 from actsearch import cli, tuning
 from actsearch.errors import ActsearchError, DataError, RunError, SettingsError, Stopped, TaskError
 from actsearch.files import write_text
-from actsearch.tune import Plan, Results
+from actsearch.run import RunDirectory
+from actsearch.tune import Results
 from actsearch.tune import storage as storage_module
 from actsearch.tune.queue import Claim
-from actsearch.tuning import Work, tune
-
-TRIALS = 4
-PLAN: dict[str, Any] = {
-    "verb": "search",
-    "config": "default",
-    "fixed": {"space": "tiny", "search.epochs": 4},
-    "parameters": {
-        "search.alpha_lr": {"float": [1e-3, 0.1], "log": True},
-        "search.warm_epochs": {"int": [0, 3]},
-    },
-    "objective": {"metric": "loss/val"},
-    "sampler": "random",
-    "pruner": "none",
-    "trials": TRIALS,
-    "heartbeat": 0.5,
-}
-Objective = Callable[[Work, Claim], tuple[float, dict[str, Any]]]
-STORAGES = ["study.db", "study.log"]
-
-
-def loss(values: dict[str, Any]) -> float:
-    return abs(float(values["search.alpha_lr"]) - 0.01) + 0.1 * int(values["search.warm_epochs"])
-
-
-def quick(work: Work, claim: Claim, between: Callable[[], object] = bool) -> tuple[float, dict[str, Any]]:
-    """Stands for a search: what a trial computes has no part in these faults."""
-    claim.report(loss(claim.values) + 1, 1)
-    between()
-    claim.report(loss(claim.values), 2)
-    return loss(claim.values), {"formula": "x*tanh(x)"}
-
-
-def at(number: int, action: Callable[[], object]) -> Objective:
-    """The same, but the first time something happens in the middle of that trial."""
-    done: list[int] = []
-
-    def objective(work: Work, claim: Claim) -> tuple[float, dict[str, Any]]:
-        first = claim.number == number and not done
-        done.extend([number] * first)
-        return quick(work, claim, action if first else bool)
-
-    return objective
-
-
-@contextmanager
-def no_training(folder: Path) -> Iterator[pytest.MonkeyPatch]:
-    """In `folder` trials take milliseconds, pictures are not drawn, and patience with a storage lasts a second."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(storage_module, "OUTAGE", 2)
-        patch.setattr(tuning, "_objective", quick)
-        patch.setattr(tuning, "save", lambda figure, path: path)
-        patch.setattr(tuning, "draw_history", lambda results: None)
-        patch.setattr(tuning, "draw_importance", lambda results: None)
-        yield patch
+from actsearch.tuning import Work
 
 
 @pytest.fixture(autouse=True)
@@ -100,20 +48,6 @@ def patch(tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
 def objective(patch: pytest.MonkeyPatch) -> Callable[[Objective], None]:
     """Sets what trials do."""
     return lambda new: patch.setattr(tuning, "_objective", new)
-
-
-def work(storage: str | None = None, **changes: Any) -> Work:
-    return Work(Plan.from_dict({**PLAN, **changes}), "study", storage=storage)
-
-
-def run(storage: str | None = None, **changes: Any) -> Results:
-    return tune(work(storage, **changes), 1)
-
-
-def outcome(results: Results) -> dict[int, tuple[Any, float]]:
-    """What filled each slot."""
-    assert len(results.finished) == len({row.slot for row in results.finished})
-    return {row.slot: (row.values, row.value) for row in results.finished}
 
 
 @pytest.fixture(scope="module")
@@ -150,14 +84,6 @@ def started(begun: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def one_line(caught: pytest.ExceptionInfo[BaseException]) -> str:
-    text = str(caught.value)
-    assert isinstance(caught.value, ActsearchError)
-    assert "\n" not in text
-    assert len(text) < 900
-    return text
-
-
 def said_in_one_line(capsys: pytest.CaptureFixture[str]) -> str:
     error = capsys.readouterr().err
     assert error.startswith("actsearch: ")
@@ -179,7 +105,7 @@ def test_a_study_that_was_interrupted_goes_on_to_the_same_trials(
 WRITTEN = ["trials.csv", "study.json", "study.md", "best.yaml", "history.png", "importance.png", "study.id"]
 
 
-@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize("name", thinned(WRITTEN))
 def test_a_full_disk_at_the_results_is_one_line_and_no_trial_is_lost(
     name: str, reference: dict[int, Any], patch: pytest.MonkeyPatch
 ) -> None:
@@ -200,7 +126,7 @@ def test_a_full_disk_at_the_space_of_the_best_trial_is_one_line() -> None:
     assert len(run(parameters=parameters).rows) == TRIALS
 
 
-@pytest.mark.parametrize("skip", [0, 1, 4, 8, 20, 40])
+@pytest.mark.parametrize("skip", thinned([0, 1, 4, 8, 20, 40]))
 def test_a_full_disk_at_the_journal_is_one_line_and_no_trial_is_lost(skip: int, reference: dict[int, Any]) -> None:
     with full_disk("study.log", skip, whole=True), pytest.raises(RunError) as caught:
         run("study.log")
@@ -219,7 +145,7 @@ def limited(path: Path, more: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.parametrize("more", [0, 1, 40, 700])
+@pytest.mark.parametrize("more", thinned([0, 1, 40, 700]))
 def test_a_journal_that_cannot_grow_is_left_whole(more: int, started: Path, reference: dict[int, Any]) -> None:
     path = started / "study.log"
     before = path.read_bytes()
@@ -232,7 +158,7 @@ def test_a_journal_that_cannot_grow_is_left_whole(more: int, started: Path, refe
     assert outcome(run("study.log", heartbeat=0.1)) == reference
 
 
-@pytest.mark.parametrize("more", [5_000, 50_000])
+@pytest.mark.parametrize("more", thinned([5_000, 50_000]))
 def test_a_database_that_cannot_grow_is_one_line_and_no_trial_is_lost(
     more: int, started: Path, reference: dict[int, Any]
 ) -> None:
@@ -456,8 +382,8 @@ def test_a_storage_that_is_deleted_in_the_middle_of_a_trial_is_one_line(
 # -- the files beside it -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 1000], ids=range(4))
-@pytest.mark.parametrize("name", ["study.json", "trials.csv", "study.md", "best.yaml"])
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe["], ids=["empty", "no text"])
+@pytest.mark.parametrize("name", thinned(["study.json", "trials.csv", "study.md", "best.yaml"]))
 def test_results_that_are_damaged_are_written_again(name: str, content: bytes) -> None:
     run()
     path = Path("runs/tune/study") / name
@@ -486,7 +412,7 @@ PLANS: dict[str, Callable[[str], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", thinned(PLANS))
 def test_a_plan_that_is_damaged_is_one_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("mine.yaml").write_text(PLANS[name](yaml.safe_dump(PLAN, sort_keys=False)), encoding="utf-8")
     assert cli.main(["tune", "--config", "mine.yaml"]) == 2
@@ -506,7 +432,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", thinned(OTHERS))
 def test_another_plan_in_the_same_folder_is_one_line_and_changes_nothing(name: str, reference: dict[int, Any]) -> None:
     run()
     before = {path: path.read_bytes() for path in Path("runs").rglob("*.*") if path.suffix not in (".db", ".png")}
@@ -543,7 +469,7 @@ def test_a_folder_whose_owner_died_before_it_said_so_is_taken() -> None:
 # -- what a trial does ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("value", thinned([float("nan"), float("inf"), -float("inf")]))
 def test_a_value_that_is_not_finite_fails_the_trial_alone(
     value: float, objective: Callable[[Objective], None], reference: dict[int, Any]
 ) -> None:
@@ -565,7 +491,7 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=[type(fault).__name__ for fault in FAULTS])
+@pytest.mark.parametrize("fault", thinned(FAULTS, [type(fault).__name__ for fault in FAULTS]))
 def test_what_a_trial_raises_is_kept_and_the_trial_is_tried_again(
     fault: Exception,
     objective: Callable[[Objective], None],
@@ -644,8 +570,8 @@ def test_a_study_of_which_every_trial_fails_is_one_line(objective: Callable[[Obj
 # -- clocks --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("hours", [-24, -1, 24], ids=str)
-@pytest.mark.parametrize("name", STORAGES)
+@pytest.mark.parametrize("hours", [-24, 24], ids=str)
+@pytest.mark.parametrize("name", thinned(STORAGES))
 def test_a_clock_that_jumps_in_the_middle_of_a_trial_changes_nothing(
     name: str,
     hours: int,
@@ -713,3 +639,111 @@ def test_a_password_is_not_printed_when_it_is_typed_at_the_wrong_place(
 ) -> None:
     assert cli.main(arguments) == 2
     assert SECRET not in said_in_one_line(capsys)
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], int]:
+    """The command line of a study on that storage, as a shell gives it."""
+
+    def main(storage: str) -> int:
+        Path("mine.yaml").write_text(yaml.safe_dump(PLAN))
+        monkeypatch.setattr("sys.argv", ["actsearch", "tune", "--config", "mine.yaml", "--storage", storage])
+        return cli.main()
+
+    return main
+
+
+# -- a server ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("postgresql", [True], ids=["with a password"], indirect=True)
+def test_a_password_is_in_no_file_and_no_output(
+    postgresql: Server,
+    objective: Callable[[Objective], None],
+    typed: Callable[[str], int],
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    patch: pytest.MonkeyPatch,
+) -> None:
+    def with_files(work: Work, claim: Claim) -> tuple[float, dict[str, Any]]:
+        RunDirectory(work.directory / "trials" / f"{claim.number:04d}").write_environment()
+        return quick(work, claim)
+
+    patch.setattr(storage_module, "ATTEMPTS", 1)
+    for wrong in ("wrong", PASSWORD[::-1]):
+        assert typed(postgresql.url(wrong)) == 2
+        error = capfd.readouterr().err
+        assert error.count("\n") == 1
+        assert "password authentication failed" in error
+        assert wrong not in error.replace("study", "")
+    objective(with_files)
+    assert typed(postgresql.url(PASSWORD)) == 0
+    said = "".join(capfd.readouterr())
+    assert f"{TRIALS} of {TRIALS} trials" in said
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "mine.yaml"]
+    assert {"study.json", "best.yaml", "environment.json"} <= {path.name for path in files}
+    assert all(PASSWORD.encode() not in path.read_bytes() for path in files)
+    assert "tuner:***@" in said
+    assert PASSWORD not in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+def test_a_server_that_is_away_for_a_moment_is_waited_for(
+    mode: str,
+    postgresql: Server,
+    objective: Callable[[Objective], None],
+    reference: dict[int, Any],
+    patch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def restart() -> None:
+        postgresql.stop(mode)
+        threading.Timer(1.5, postgresql.start).start()
+
+    patch.setattr(storage_module, "OUTAGE", 6)
+    objective(at(1, restart))
+    results = run(postgresql.url(), heartbeat=5.0)
+    assert outcome(results) == reference
+    assert {row.state for row in results.rows} == {"complete"}
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+def test_a_server_that_stops_in_the_middle_of_a_trial_is_one_line_and_the_study_goes_on(
+    mode: str,
+    postgresql: Server,
+    objective: Callable[[Objective], None],
+    reference: dict[int, Any],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    objective(at(1, lambda: postgresql.stop(mode)))
+    with pytest.raises(RunError, match="storage cannot be reached") as caught:
+        run(postgresql.url())
+    one_line(caught)
+    assert "Traceback" not in "".join(capfd.readouterr())
+    postgresql.start()
+    results = run(postgresql.url())
+    assert outcome(results) == reference
+    assert [row.state for row in results.rows].count("lost") == 1
+
+
+@pytest.mark.slow
+def test_a_server_that_is_stopped_before_the_results_are_written_is_one_line(
+    postgresql: Server, objective: Callable[[Objective], None], reference: dict[int, Any], patch: pytest.MonkeyPatch
+) -> None:
+    whole = Results.of.__func__  # type: ignore[attr-defined]
+
+    def of(cls: type[Results], queue: Any) -> Results:
+        postgresql.stop()
+        return whole(cls, queue)  # type: ignore[no-any-return]
+
+    with pytest.MonkeyPatch.context() as inner:
+        inner.setattr(Results, "of", classmethod(of))
+        with pytest.raises(RunError, match="storage cannot be reached") as caught:
+            run(postgresql.url())
+    one_line(caught)
+    postgresql.start()
+    assert outcome(run(postgresql.url())) == reference
