@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,8 @@ class Work:
     def _check_relaxations(self) -> None:
         """Raise SettingsError if an option would be given to a relaxation that does not have it."""
         ranges = self.plan.parameters
+        if not any(key.startswith(RELAXATION) for key in (*ranges, *self.plan.fixed)):
+            return
         choices = ranges[RELAXATION].ends if RELAXATION in ranges else (None,)
         for chosen, end in itertools.product(choices, (0, -1)):
             values: dict[str, Any] = {RELAXATION: chosen} if RELAXATION in ranges else {}
@@ -198,25 +201,18 @@ def tune(work: Work, workers: int) -> Results:
     if workers < 1:
         raise SettingsError(f"--workers must be at least 1, not {workers}")
     place = Place.of(work.storage, work.directory)
-    queue = work.queue()
-    try:
+    with contextlib.closing(work.queue()) as queue:
         _take_folder(work.directory, queue)
-    except RunError:
-        queue.close()
-        raise
-    say(
-        f"study {work.name}: {queue.n_finished} of {queue.size} trials done, {work.plan.direction} {work.plan.metric}\n"
-        f"storage      {place}"
-    )
-    try:
+        say(
+            f"study {work.name}: {queue.n_finished} of {queue.size} trials done, {work.plan.direction} "
+            f"{work.plan.metric}\nstorage      {place}"
+        )
         with stoppable(lambda: "what is done is kept: give the same command again"):
             if workers == 1:
                 _work(work, queue)
             else:
                 _supervise(replace(work, threads=work.threads or 1), queue, workers)
         results = Results.of(queue)
-    finally:
-        queue.close()
     _show(results, work, place)
     return results
 
@@ -449,6 +445,7 @@ def _no_interrupts() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    resource_tracker.ensure_running()  # when it starts it lets the signal through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # they inherit it; here it only waits
     try:
         yield

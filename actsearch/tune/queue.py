@@ -24,7 +24,7 @@ from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from actsearch.errors import SettingsError
+from actsearch.errors import RunError, SettingsError
 from actsearch.seeds import mix_seed
 from actsearch.tune.lease import BEAT, Beat, Watch
 from actsearch.tune.plan import Plan
@@ -272,8 +272,12 @@ class Claim:
         self._beat.__enter__()
         try:
             self._do(self._draw)
-        except BaseException:
+        except BaseException as error:
             self._beat.__exit__(None, None, None)
+            if not isinstance(
+                error, TakenOver | RunError
+            ):  # then nothing can be given back
+                self.give_back()
             raise
         return self
 
@@ -298,7 +302,7 @@ class Claim:
     def note(self, **attributes: Any) -> None:
         """Keep plain data with the trial. Raises TakenOver."""
         for name, value in attributes.items():
-            self._do(partial(self._trial.set_user_attr, name, value))
+            self._do(partial(self._queue.storage.set_trial_user_attr, self._trial_id, name, value))
 
     def report(self, value: float, epoch: int) -> None:
         """Tell the metric after `epoch` (from 1). Raises optuna.TrialPruned if the trial is to end, and TakenOver."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ PLAN: dict[str, Any] = {
     "heartbeat": 0.5,
 }
 Objective = Callable[[Work, Claim], tuple[float, dict[str, Any]]]
+KNOWN: dict[str, Any] = {}  # configurations
 STORAGES = ["study.db", "study.log"]
 
 
@@ -61,16 +63,27 @@ def at(number: int, action: Callable[[], object]) -> Objective:
     return objective
 
 
+def remembered(self: Work, values: Mapping[str, Any], read: Any = Work.config) -> Any:
+    key = repr((self.plan.config, self.plan.fixed, self.overrides, values))
+    if key not in KNOWN:
+        KNOWN[key] = read(self, values)
+    return copy.deepcopy(KNOWN[key])
+
+
 @contextmanager
 def no_training(folder: Path) -> Iterator[pytest.MonkeyPatch]:
-    """In `folder` trials take milliseconds, pictures are not drawn, and patience with a storage lasts a second."""
+    """In `folder` trials take milliseconds, pictures are not drawn, and there is no patience with a storage.
+
+    What was read of a configuration is remembered.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(storage_module, "OUTAGE", 2)
+        patch.setattr(storage_module, "OUTAGE", 1)
         patch.setattr(tuning, "_objective", quick)
         patch.setattr(tuning, "save", lambda figure, path: path)
         patch.setattr(tuning, "draw_history", lambda results: None)
         patch.setattr(tuning, "draw_importance", lambda results: None)
+        patch.setattr(Work, "config", remembered)
         yield patch
 
 

@@ -171,8 +171,9 @@ def test_a_database_that_cannot_grow_is_one_line_and_no_trial_is_lost(
 
 
 def test_a_disk_that_is_full_for_a_moment_is_not_noticed(
-    objective: Callable[[Objective], None], reference: dict[int, Any]
+    objective: Callable[[Objective], None], reference: dict[int, Any], patch: pytest.MonkeyPatch
 ) -> None:
+    patch.setattr(storage_module, "OUTAGE", 3)
     full = full_disk("study.log", whole=True)
 
     def fill() -> None:
