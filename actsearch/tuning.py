@@ -118,7 +118,7 @@ class Work:
         with _temporary_folder() as folder:
             # Through a file, since that is how the verb itself will read best.yaml.
             file = write_text(folder / f"{self.name}.yaml", yaml.safe_dump(content, allow_unicode=True))
-            config, _ = options.read_config(_parser(cls), [f"--config={file}", *self.overrides], cls)
+            config, _ = options.read_config(_parser(self.plan.verb), [f"--config={file}", *self.overrides], cls)
         if self.threads is not None:
             config.trainer.threads = self.threads
         return config
@@ -529,9 +529,9 @@ def _temporary_folder() -> Iterator[Path]:
 
 
 @functools.cache
-def _parser(cls: type[AnyConfig]) -> Any:
+def _parser(verb: str) -> Any:
     parser = options.make_parser("")
-    options.add_config(parser, cls)
+    options.add_config(parser, CONFIGS[verb])
     return parser
 
 

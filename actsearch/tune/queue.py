@@ -274,9 +274,7 @@ class Claim:
             self._do(self._draw)
         except BaseException as error:
             self._beat.__exit__(None, None, None)
-            if not isinstance(
-                error, TakenOver | RunError
-            ):  # then nothing can be given back
+            if not isinstance(error, TakenOver | RunError):  # then nothing can be given back
                 self.give_back()
             raise
         return self
