@@ -123,6 +123,20 @@ def export(source: str, forms: Sequence[str], out: Path | None, name: str | None
     for path in paths.values():
         if path.exists() and not force:
             raise RunError(f"{path} is already there; give --force to overwrite it, or another --out")
+    try:
+        lines = _write(paths, genotype, inputs, name, trainable)
+    except RunError:
+        raise
+    except OSError as error:
+        raise RunError(f"cannot write {error.filename or next(iter(paths.values()))}: {error.strerror}") from None
+    for line in lines:
+        _say(line)
+
+
+def _write(
+    paths: Mapping[str, Path], genotype: Genotype, inputs: Tensor | None, name: str | None, trainable: bool
+) -> list[str]:
+    """Write every form to its path, or none; a line for each."""
     activation = Activation(genotype)
     lines = []
     for path in paths.values():
@@ -138,8 +152,7 @@ def export(source: str, forms: Sequence[str], out: Path | None, name: str | None
             lines.append(f"{path}  {'' if check is None else _in_words(check(written, activation, inputs))}".rstrip())
         for path in paths.values():
             os.replace(Path(temporary, path.name), path)
-    for line in lines:
-        _say(line)
+    return lines
 
 
 def _read(source: str) -> tuple[Genotype, Tensor | None, Path]:

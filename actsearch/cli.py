@@ -14,10 +14,17 @@ from typing import Any, Literal
 
 from actsearch import __version__, options
 from actsearch.config import SearchConfig, TransferConfig
-from actsearch.errors import ActsearchError, RunError, SettingsError, UnknownNameError
+from actsearch.errors import ActsearchError, RunError, SettingsError, UnknownNameError, without_passwords
 from actsearch.files import check_end, named_files
 
 Arguments = Sequence[str]
+# Of a search's configuration: compare-strategies has all strategies, and seeds and a folder of its own.
+NOT_COMPARED = (
+    "strategy",
+    "search.seed",
+    "run",
+    *(f"compare.{name}" for name in ("enabled", "seeds", "first_seed", "save_models")),
+)
 OWN_OF_RESUME = ("--run.", "--trainer.", "--progress")
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}  # of a disk that cannot be written
 LONGEST = 1000  # characters of an error
@@ -82,7 +89,7 @@ def compare_strategies(arguments: Arguments) -> None:
         "the controls once for each seed, and compare on the test set. --config names a search's configuration. What "
         "is already done is not done again: give the same command to go on.",
     )
-    options.add_config(parser, SearchConfig)
+    options.add_config(parser, SearchConfig, NOT_COMPARED)
     parser.add_argument(
         "--strategies",
         metavar="NAME,…",
@@ -96,7 +103,7 @@ def compare_strategies(arguments: Arguments) -> None:
     parser.add_argument("--out", metavar="DIR", type=str | None, help="default: runs/strategies/NAME")
     options.add_progress(parser)
     given, _ = options.taken("--config", arguments)
-    config, parsed = options.read_config(parser, arguments, SearchConfig)
+    config, parsed = options.read_config(parser, arguments, SearchConfig, unused=NOT_COMPARED)
     if parsed.seeds < 1 or parsed.first_seed < 0:
         raise SettingsError("--seeds must be at least 1, and --first-seed at least 0")
     if parsed.jobs is not None:
@@ -540,7 +547,7 @@ def main(arguments: Arguments | None = None) -> int:
 
 def _tell(message: str) -> None:
     """An error in one line that fits on a screen."""
-    line = " ".join(message.split())
+    line = without_passwords(" ".join(message.split()))
     with contextlib.suppress(OSError):
         print(f"actsearch: {line if len(line) <= LONGEST else line[: LONGEST - 1] + '…'}", file=sys.stderr)
 

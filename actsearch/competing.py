@@ -114,7 +114,7 @@ def _check_conditions(directory: Path, config: SearchConfig, space: SearchSpace)
     if path.is_file():
         try:
             there = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"cannot read {path}: {error}") from None
         if there != conditions:
             keys = [key for key in conditions if not isinstance(there, dict) or there.get(key) != conditions[key]]
@@ -180,7 +180,7 @@ def _read(run: Path, strategy: str, seed: int) -> Searched:
         return Searched(strategy, seed, str(formula), loss, losses, int(facts["steps"]), int(facts["budget"]), seconds)
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror or error}") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise RunError(f"{path} does not tell what one function was found; delete {run} to search again") from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -85,3 +86,14 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
         return f"unknown {kind} {name!r}; did you mean {' or '.join(map(repr, near))}?"
     listed = ", ".join(known[:12]) + (", …" if len(known) > 12 else "")
     return f"unknown {kind} {name!r}; known: {listed}"
+
+
+def without_passwords(text: str) -> str:
+    """`text` with *** for the password of every URL in it: what is printed or kept may be read by others.
+
+    A password that holds a sign which a URL would encode, such as @ or /, is found all the same, and one in a URL whose
+    scheme was forgotten.
+    """
+    text = re.sub(r"(://[^\s:/@'\"]*):[^\s'\"]*@", r"\1:***@", text)
+    text = re.sub(r"(?<![^\s'\"=])([^\s:/@'\"=]+):(?!//)[^\s'\"]+@", r"\1:***@", text)
+    return re.sub(r"(?i)(\w*(?:password|passwd|pwd)=)[^\s&'\"]+", r"\1***", text)

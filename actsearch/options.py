@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from argparse import SUPPRESS, ArgumentError
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
@@ -77,8 +77,11 @@ def progress_of(parsed: Any) -> Mode:
 # -- configurations ------------------------------------------------------------------------------------------------
 
 
-def add_config(parser: ArgumentParser, cls: type[Config]) -> None:
-    """`--config`, and an option for every key of the configuration `cls`."""
+def add_config(parser: ArgumentParser, cls: type[Config], unused: Collection[str] = ()) -> None:
+    """`--config`, and an option for every key of the configuration `cls`.
+
+    Of `unused` keys, and sections, the verb takes no notice: a file may hold them, and the help does not list them.
+    """
     parser.add_argument(
         "--config",
         action="config",
@@ -89,6 +92,13 @@ def add_config(parser: ArgumentParser, cls: type[Config]) -> None:
         parser.add_argument(f"--{name}", type=kind, default=getattr(cls, name), help=_help_of(cls, name))
     for name, section in sections(cls).items():
         parser.add_class_arguments(section, name)
+    for action in parser._actions:
+        if _is_of(action.dest, unused):
+            action.help = SUPPRESS
+
+
+def _is_of(key: str, unused: Collection[str]) -> bool:
+    return any(key == one or key.startswith(f"{one}.") for one in unused)
 
 
 def _help_of(cls: type, name: str) -> str:
@@ -100,13 +110,21 @@ def _help_of(cls: type, name: str) -> str:
 
 
 def read_config(
-    parser: ArgumentParser, arguments: Sequence[str], cls: type[Config], start: Config | None = None
+    parser: ArgumentParser,
+    arguments: Sequence[str],
+    cls: type[Config],
+    start: Config | None = None,
+    unused: Collection[str] = (),
 ) -> tuple[Config, Any]:
     """The configuration that `arguments` describe, and everything that was parsed, for the parser's other arguments.
 
     Whatever their order, options override files; of several files the later overrides the earlier. Without a file it is
-    `start`, or the shipped `default`. Raises SettingsError or UnknownNameError.
+    `start`, or the shipped `default`. Raises SettingsError, as for an option of `unused` keys, or UnknownNameError.
     """
+    for argument in arguments:
+        key = argument.partition("=")[0].removeprefix("--")
+        if argument.startswith("--") and _is_of(key, unused):
+            raise SettingsError(f"--{key} has no part in this verb; leave it out")
     names, others = taken("--config", arguments)
     if start is None and not names:
         names = ["default"]

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import actsearch
-from actsearch.errors import RunError
+from actsearch.errors import RunError, without_passwords
 from actsearch.files import (
     append_line,
     check_end,
@@ -166,7 +166,7 @@ class RunDirectory:
                 "torch_threads": torch.get_num_threads(),
                 "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
                 "packages": versions,
-                "command": sys.argv[1:],
+                "command": [without_passwords(argument) for argument in sys.argv[1:]],
                 "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
             },
         )

@@ -44,7 +44,7 @@ from actsearch.search.strategies import log as trials_log
 from actsearch.seeds import seed_all
 from actsearch.space import SearchSpace
 from actsearch.transfer import as_discovered, controls, retrain_all
-from actsearch.trials import gradient_steps, search_by_trials
+from actsearch.trials import gradient_steps, may_train_on, search_by_trials
 from actsearch.work import under_way
 
 
@@ -104,7 +104,7 @@ class Found:
         loss: by which the function was chosen, on α's part.
         losses: on α's part, of the found function and of others that were measured the same way, by contestant.
         steps: training steps that it took; see `StepBudget`.
-        budget: those of the gradient search with these settings.
+        budget: the most that the gradient search with these settings may take.
     """
 
     run: RunDirectory
@@ -197,7 +197,7 @@ def _by_gradient(
         refined[-1] if refined else result.snapshot.losses.get("val", math.nan),
         result.losses,
         gradient_steps(loader, config.search, space, trains_on, world).total,
-        gradient_steps(loader, config.search, space, world=world).total,
+        gradient_steps(loader, config.search, space, may_train_on(config.search, space), world).total,
     )
 
 

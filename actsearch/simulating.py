@@ -143,6 +143,8 @@ def read_structure(structure: str, data_root: str | None = None) -> Any:
             atoms: Any = read(path, index=0)
         except Exception as error:  # readers of ase fail in many ways
             raise DataError(f"ase cannot read {structure}: {type(error).__name__}: {error}") from error
+        if not (np.isfinite(atoms.positions).all() and np.isfinite(np.asarray(atoms.cell)).all()):
+            raise DataError(f"{structure} has a position or a cell that is not finite")
         return Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
     from actsearch import data
 

@@ -57,7 +57,7 @@ class TrialsResult:
         trials: how many there were.
         steps: training steps of all.
         seconds: of all.
-        budget: of the gradient search with the same settings.
+        budget: the most that the gradient search with the same settings may take.
         losses: of the other functions that were to be measured, after as many steps as the best trial took.
     """
 
@@ -118,7 +118,7 @@ def search_by_trials(
     check_template(loader)
     weights, arch = _parts(loader, settings)
     own = weights_loader(loader, weights)
-    budget = StepBudget.of_gradient_search(settings, pairs(own, settings), space)
+    budget = StepBudget.of_gradient_search(settings, pairs(own, settings), space, may_train_on(settings, space))
     _check_smoothness(build_task, space)
     steps = rungs(trials, budget)
     sampler = Sampler(strategy, space, trials, steps[0], settings.seed)
@@ -216,6 +216,15 @@ def gradient_steps(
     weights, _ = _parts(loader, settings)
     own = weights_loader(loader, weights[: len(weights) // world])
     return StepBudget.of_gradient_search(settings, pairs(own, settings), space, to_the_end)
+
+
+def may_train_on(settings: SearchSettings, space: SearchSpace) -> bool:
+    """Whether α's steps may go on to the end of a gradient search, for the parameters (β) of what is left.
+
+    It is known only afterwards. So that nobody has less than the gradient search, the others may spend as if they did.
+    """
+    ops = {op for slot in space.slots for op in slot.candidates}
+    return any(settings.level_of(parameter) == "alpha" for op in ops for parameter in registry[op].parameters)
 
 
 def _parts(loader: DataLoader[Any], settings: SearchSettings) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

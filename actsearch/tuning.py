@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import math
 import multiprocessing
 import shutil
+import signal
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -22,11 +26,12 @@ import optuna
 import pytorch_lightning as pl
 import torch
 import yaml
-from optuna.exceptions import StorageInternalError
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from actsearch import api, options
 from actsearch.advancing import Advancing
 from actsearch.build import build
+from actsearch.cell.relaxation import make_relaxation
 from actsearch.compare import Budget, Retrainer, contestant
 from actsearch.config import SearchConfig, TransferConfig
 from actsearch.data.placement import PlaceData
@@ -39,6 +44,7 @@ from actsearch.errors import (
     Stopped,
     TaskError,
     UnknownNameError,
+    without_passwords,
 )
 from actsearch.execution import Execution
 from actsearch.files import find_named, read_yaml, write_text
@@ -49,9 +55,9 @@ from actsearch.search.monitor import Snapshot
 from actsearch.seeds import seed_all
 from actsearch.space import SearchSpace
 from actsearch.transfer import with_channel_axis
-from actsearch.tune import HeldOut, Place, Plan, Results, TakenOver, TrialQueue, open_storage
+from actsearch.tune import HeldOut, Place, Plan, Results, TakenOver, TrialQueue, close, open_storage
 from actsearch.tune.plan import CLIP
-from actsearch.tune.queue import Claim
+from actsearch.tune.queue import RETRIES, Claim
 from actsearch.tune.results import shown
 from actsearch.work import Mode, under_way
 
@@ -62,6 +68,8 @@ OWN_FAULTS = (NonFiniteError, SettingsError, torch.OutOfMemoryError)
 # Settings that decide where and how fast a trial runs, not what it computes.
 PLACES = ("data.root", "data.num_workers", "data.device", "compare.jobs")
 PLACE_SECTIONS = ("trainer", "run")
+RELAXATION, OPTIONS = "search.relaxation", "search.relaxation_options."
+OWNER = "study.id"  # file beside the results: whose they are
 
 
 @dataclass(frozen=True)
@@ -111,13 +119,10 @@ class Work:
         for key, value in {**self.plan.fixed, **values}.items():
             if key != CLIP:
                 _set(content, key, value)
-        with tempfile.TemporaryDirectory() as folder:
+        with _temporary_folder() as folder:
             # Through a file, since that is how the verb itself will read best.yaml.
-            file = Path(folder, f"{self.name}.yaml")
-            file.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
-            parser = options.make_parser("")
-            options.add_config(parser, cls)
-            config, _ = options.read_config(parser, [f"--config={file}", *self.overrides], cls)
+            file = write_text(folder / f"{self.name}.yaml", yaml.safe_dump(content, allow_unicode=True))
+            config, _ = options.read_config(_parser(self.plan.verb), [f"--config={file}", *self.overrides], cls)
         if self.threads is not None:
             config.trainer.threads = self.threads
         return config
@@ -142,20 +147,45 @@ class Work:
         if both := sorted(given & set(self.plan.parameters)):
             raise SettingsError(f"{both[0]} is tuned by this study; leave out --{both[0]}")
         for key, one in self.plan.parameters.items():
-            for value in one.ends:
+            for value, others in itertools.product(one.ends, self.plan.needed(key)):
                 try:
-                    config = self.config({key: value})
+                    config = self.config({**others, key: value})
                     if isinstance(config, SearchConfig):
                         self.space(config, {key: value})
                 except (SettingsError, SpaceError) as error:
                     raise SettingsError(f"{key} cannot be {shown(value)}, an end of its range: {error}") from None
+        if self.plan.verb == "search":
+            self._check_relaxations()
         return self.config({})
+
+    def _check_relaxations(self) -> None:
+        """Raise SettingsError if an option would be given to a relaxation that does not have it."""
+        ranges = self.plan.parameters
+        if not any(key.startswith(RELAXATION) for key in (*ranges, *self.plan.fixed)):
+            return
+        choices = ranges[RELAXATION].ends if RELAXATION in ranges else (None,)
+        for chosen, end in itertools.product(choices, (0, -1)):
+            values: dict[str, Any] = {RELAXATION: chosen} if RELAXATION in ranges else {}
+            own = {key: one.ends[end] for key, one in ranges.items() if key.startswith(OPTIONS) and one.exists(values)}
+            config = self.config({**values, **own})
+            assert isinstance(config, SearchConfig)
+            try:
+                make_relaxation(config.search.relaxation, **config.search.relaxation_options)
+            except SettingsError as error:
+                raise SettingsError(
+                    f"{error}; an option of some relaxations is tuned with `when: {{{RELAXATION}: [NAME, …]}}`"
+                ) from None
 
     def queue(self) -> TrialQueue:
         """The study, made if it is not there. Raises an ActsearchError."""
         config = self.check()
+        settings, epochs = self._settings(config), _epochs(config)
         storage = open_storage(Place.of(self.storage, self.directory), self.plan.grace)
-        return TrialQueue(storage, self.name, self.plan, self._settings(config), _epochs(config), self.trials)
+        try:
+            return TrialQueue(storage, self.name, self.plan, settings, epochs, self.trials)
+        except BaseException:
+            close(storage)
+            raise
 
     def _settings(self, config: AnyConfig) -> dict[str, Any]:
         """What all workers must agree on: not what is tuned, nor where they run."""
@@ -175,27 +205,47 @@ def tune(work: Work, workers: int) -> Results:
     if workers < 1:
         raise SettingsError(f"--workers must be at least 1, not {workers}")
     place = Place.of(work.storage, work.directory)
-    queue = work.queue()
-    tell(
-        "study_started",
-        f"study {work.name}: {queue.n_finished} of {queue.size} trials done, {work.plan.direction} {work.plan.metric}\n"
-        f"storage      {place}",
-        study=work.name,
-        done=queue.n_finished,
-        total=queue.size,
-        metric=work.plan.metric,
-        direction=work.plan.direction,
-    )
-    with stoppable(lambda: "what is done is kept: give the same command again"):
-        if workers == 1:
-            _work(work, queue)
-        else:
-            # Several processes would draw over one another.
-            progress: Mode = "plain" if voice.mode == "auto" else voice.mode
-            _supervise(replace(work, threads=work.threads or 1, progress=progress), queue, workers)
-    results = Results.of(queue)
+    with contextlib.closing(work.queue()) as queue:
+        _take_folder(work.directory, queue)
+        tell(
+            "study_started",
+            f"study {work.name}: {queue.n_finished} of {queue.size} trials done, {work.plan.direction} "
+            f"{work.plan.metric}\nstorage      {place}",
+            study=work.name,
+            done=queue.n_finished,
+            total=queue.size,
+            metric=work.plan.metric,
+            direction=work.plan.direction,
+        )
+        with stoppable(lambda: "what is done is kept: give the same command again"):
+            if workers == 1:
+                _work(work, queue)
+            else:
+                # Several processes would draw over one another.
+                progress: Mode = "plain" if voice.mode == "auto" else voice.mode
+                _supervise(replace(work, threads=work.threads or 1, progress=progress), queue, workers)
+        results = Results.of(queue)
     _show(results, work, place)
     return results
+
+
+def _take_folder(directory: Path, queue: TrialQueue) -> None:
+    """Raise RunError if `directory` holds the results of another study, which this one would overwrite."""
+    file = directory / OWNER
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError), open(file, "x", encoding="utf-8") as new:
+            new.write(queue.id)
+        known = file.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError as error:
+        raise RunError(f"cannot write {file}: {error.strerror or error}") from None
+    if not known:  # whoever made it died before it was written
+        write_text(file, queue.id)
+    elif known != queue.id:
+        raise RunError(
+            f"{directory} holds the results of another study, in another storage; take that with --storage, or give "
+            f"this one another --name (if nothing there is needed, delete {directory})"
+        )
 
 
 # -- one worker ----------------------------------------------------------------------------------------------------
@@ -210,29 +260,40 @@ def _work(work: Work, queue: TrialQueue) -> None:
         return time.monotonic() >= end or (parent is not None and not parent.is_alive())
 
     prepare(work.config({}).trainer)
-    try:
-        for claim in queue.claims(stop):
-            started = time.monotonic()
-            with claim, contextlib.suppress(TakenOver):
+    broken = 0
+    for claim in queue.claims(stop):
+        started = time.monotonic()
+        with contextlib.suppress(TakenOver), claim:
+            try:
                 said = _run(work, claim)
-                seconds = time.monotonic() - started
-                done = queue.n_finished
-                tell(
-                    "study_trial",
-                    f"  trial {claim.number}: {said}, {seconds:.1f} s ({done} of {queue.size} done)",
-                    number=claim.number,
-                    outcome=said,
-                    values=dict(claim.values),
-                    done=done,
-                    total=queue.size,
-                )
-    except StorageInternalError as error:
-        reason = " ".join(str(error.__cause__ or error).split())[:300]
-        raise RunError(f"the study's storage cannot be reached: {reason}") from None
+                broken = 0
+            except _Broken as fault:
+                said = str(fault)
+                broken += 1
+                if broken > RETRIES:
+                    raise RunError(f"one trial after the other is broken off; trial {claim.number}: {fault}") from None
+            seconds = time.monotonic() - started
+            done = queue.n_finished
+            tell(
+                "study_trial",
+                f"  trial {claim.number}: {said}, {seconds:.1f} s ({done} of {queue.size} done)",
+                number=claim.number,
+                outcome=said,
+                values=dict(claim.values),
+                done=done,
+                total=queue.size,
+            )
+
+
+class _Broken(Exception):
+    """A trial raised what nobody foresaw; in words."""
 
 
 def _run(work: Work, claim: Claim) -> str:
-    """Run a trial and tell the study how it ended; the same in words. Raises TakenOver, and what is not its own."""
+    """Run a trial and tell the study how it ended; the same in words.
+
+    Raises TakenOver, _Broken, and what is not of the trial.
+    """
     values = ", ".join(f"{key} = {shown(value)}" for key, value in claim.values.items())
     try:
         value, notes = _objective(work, claim)
@@ -251,6 +312,17 @@ def _run(work: Work, claim: Claim) -> str:
         reason = " ".join(str(error).split())[:300]
         claim.fail(reason)
         return f"failed: {reason}; {values}"
+    except Exception as error:
+        if isinstance(error, ActsearchError | OSError | SIGTERMException):
+            claim.give_back()
+            if isinstance(error, ActsearchError | SIGTERMException):
+                raise
+            raise RunError(f"trial {claim.number} was put back: {' '.join(str(error).split())}") from None
+        # A fault of the code, or of the machine: it is tried again a few times, and keeps nobody from other trials.
+        kept = write_text(_folder(work, claim) / "traceback.txt", without_passwords(traceback.format_exc()))
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+        claim.break_off(reason)
+        raise _Broken(f"broken off by {reason} (see {kept}); {values}") from None
     except BaseException:
         # Told to end, or a fault that has nothing to do with the values: another worker may have more luck.
         claim.give_back()
@@ -370,8 +442,9 @@ def _supervise(work: Work, queue: TrialQueue, workers: int) -> None:
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=_child, args=(work,)) for _ in range(workers)]
     try:
-        for process in processes:
-            process.start()
+        with _no_interrupts():
+            for process in processes:
+                process.start()
         running = {process.sentinel: process for process in processes}
         while running:
             for sentinel in wait(list(running)):
@@ -385,35 +458,55 @@ def _supervise(work: Work, queue: TrialQueue, workers: int) -> None:
         raise RunError("every worker ended before the study was complete; see above, and give the same command again")
 
 
+@contextlib.contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """Processes begun within it are deaf to Ctrl-C, which a terminal sends to all: this one hears it, and ends them.
+
+    They would be interrupted in the middle of an import, or twice, and could not give back their trials.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # when it starts it lets the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # they inherit it; here it only waits
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _end(processes: Sequence[Any]) -> None:
-    """Let them give back their trials, and wait; those that do not end by then are killed."""
-    for process in processes:
-        if process.is_alive():
-            process.terminate()
-    end = time.monotonic() + 20
-    for process in processes:
-        if process.pid is None:
-            continue
-        process.join(max(0.1, end - time.monotonic()))
-        if process.is_alive():
-            process.kill()
-            process.join()
+    """Let them give back their trials, and wait; those that do not end by then, or at a second Ctrl-C, are killed."""
+    begun = [process for process in processes if process.pid is not None]
+    try:
+        for process in begun:
+            if process.is_alive():
+                process.terminate()
+        end = time.monotonic() + 20
+        for process in begun:
+            process.join(max(0.1, end - time.monotonic()))
+    finally:
+        for process in begun:
+            if process.is_alive():
+                process.kill()
+                process.join()
 
 
 def _child(work: Work) -> None:
     """A worker process: the exit code is that of the command line."""
     code = 0
     try:
-        with speaking(work.progress), stoppable(lambda: "its trial was put back"):
-            _work(work, work.queue())
+        with (
+            speaking(work.progress),
+            stoppable(lambda: "its trial was put back"),
+            contextlib.closing(work.queue()) as queue,
+        ):
+            _work(work, queue)
     except Stopped:
         code = 0  # the parent says so, for all
     except ActsearchError as error:
-        print(f"actsearch: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"actsearch: {without_passwords(' '.join(str(error).split()))}", file=sys.stderr)
         code = error.exit_code
-    except Exception:
-        traceback.print_exc()
-        code = 1
     sys.exit(code)
 
 
@@ -456,6 +549,23 @@ def _best(work: Work, values: Mapping[str, Any]) -> dict[str, Any]:
         text = yaml.safe_dump(work.space(config, values).to_dict(), sort_keys=False, allow_unicode=True)
         config.space = str(write_text(work.directory / "best_space.yaml", text))
     return config.to_dict()
+
+
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    try:
+        folder = tempfile.TemporaryDirectory()
+    except OSError as error:
+        raise RunError(f"cannot make a temporary folder: {error.strerror or error}") from None
+    with folder:
+        yield Path(folder.name)
+
+
+@functools.cache
+def _parser(verb: str) -> Any:
+    parser = options.make_parser("")
+    options.add_config(parser, CONFIGS[verb])
+    return parser
 
 
 def _set(content: dict[str, Any], key: str, value: Any) -> None:

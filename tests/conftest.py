@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import actsearch._torchvision  # noqa: F401
 
+import postgresql_server
 import pytest
 import torch
 
@@ -35,6 +38,19 @@ def data_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"no development data: set ACTSEARCH_DATA or put it at {root.name}")
     return root
+
+
+@pytest.fixture
+def postgresql(request: pytest.FixtureRequest) -> Iterator[postgresql_server.Server]:
+    """A server of our own, which goes away after the test; one that asks for a password if the parameter is true."""
+    if importlib.util.find_spec("psycopg") is None:
+        pytest.skip("no driver of PostgreSQL: pip install 'actsearch[postgresql]'")
+    programs = postgresql_server.programs()
+    if programs is None:
+        pytest.skip("no server of PostgreSQL: install the distribution's package postgresql")
+    server = postgresql_server.Server(programs, getattr(request, "param", False))
+    yield server
+    server.close()
 
 
 @pytest.fixture(autouse=True)

@@ -34,7 +34,7 @@ class Searched:
         formula: found.
         loss: on α's part, by which it was chosen; infinite if it was not finite.
         losses: on α's part, all measured in one way, by contestant; of the found function as `discovered`.
-        steps, budget: training steps taken, and those of the gradient search.
+        steps, budget: training steps taken, and the most that the gradient search may take.
         seconds: NaN of a search that was interrupted, whose first part nobody timed.
     """
 

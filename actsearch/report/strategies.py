@@ -72,9 +72,10 @@ def notes(found: StrategyComparison) -> list[str]:
     """What the reader of the table must know, one sentence each."""
     seeds = len(found.comparison.seeds)
     lines = [
-        "Budget: training steps of the gradient search with the same settings, those of the weights and those of α; "
-        "the others train one function a trial, and spend no more. What computes no gradient does not count: "
-        "validation, and the local search that ends a gradient search.",
+        "Budget: the most training steps that the gradient search with the same settings may take, of the weights and "
+        "of α. It takes fewer where what is left after the last drop has no parameters that α's steps train. The "
+        "others train one function a trial, spend no more, and leave less of it than the shortest trial. What computes "
+        "no gradient does not count: validation, and the local search that ends a gradient search.",
         f"Each of {seeds} seed(s) is of the split, the search, and one retraining of what it found, paired over the "
         "strategies.",
     ]

@@ -72,7 +72,14 @@ def _draw_bars(axes: Axes, results: Results) -> None:
 def _draw_slice(axes: Axes, results: Results, key: str, rows: list[TrialRow]) -> None:
     _plain_style(axes, "both")
     one = results.plan.parameters[key]
+    rows = [row for row in rows if key in row.values]
     values = [row.value for row in rows]
+    axes.set_xlabel(key, fontsize=9)
+    axes.set_ylabel(results.plan.metric, fontsize=9, color=DARK)
+    axes.tick_params(labelsize=8, which="both")
+    if not rows:
+        axes.set_title("of no complete trial", loc="right", fontsize=8, color=DARK, pad=2)
+        return
     if one.kind == "choice":
         places = [one.choices.index(row.values[key]) for row in rows]
         # Beside one another in the order of the trials, so that equal values do not hide one another.
@@ -91,9 +98,6 @@ def _draw_slice(axes: Axes, results: Results, key: str, rows: list[TrialRow]) ->
     if results.best is not None:
         axes.axhline(results.best.value, color=ORANGE, linewidth=1)
     _fit_height(axes, results, values)
-    axes.set_xlabel(key, fontsize=9)
-    axes.set_ylabel(results.plan.metric, fontsize=9, color=DARK)
-    axes.tick_params(labelsize=8, which="both")
 
 
 def _scatter(axes: Axes, rows: list[TrialRow], **style: object) -> None:

@@ -5,7 +5,7 @@ from actsearch.tune.plan import Plan
 from actsearch.tune.queue import TakenOver, TrialQueue
 from actsearch.tune.ranges import Range
 from actsearch.tune.results import Results, TrialRow
-from actsearch.tune.storage import Place, open_storage
+from actsearch.tune.storage import Place, close, open_storage
 
 __all__ = [
     "HeldOut",
@@ -16,5 +16,6 @@ __all__ = [
     "TakenOver",
     "TrialQueue",
     "TrialRow",
+    "close",
     "open_storage",
 ]

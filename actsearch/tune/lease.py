@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Hashable
 from types import TracebackType
 
-from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage
 
 BEAT = "beat"
@@ -48,8 +47,8 @@ class Beat:
                 except RuntimeError:  # it is finished
                     self.taken.set()
                     return
-                except (StorageInternalError, OSError):
-                    number -= 1  # the server or the disk is away for a while: the next beat may come through
+                except Exception:
+                    number -= 1  # the next one may come through; if not, the thread of the trial says what is wrong
                 number += 1
                 if self._stop.wait(self._interval):
                     return

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from actsearch.errors import SettingsError, unknown_name
 from actsearch.files import find_named, read_yaml
-from actsearch.tune.ranges import Range
+from actsearch.tune.ranges import Range, Value, is_finite
 
 FOLDER = "configs/tune"
 VERBS = ("search", "transfer")
@@ -29,7 +29,9 @@ class Plan:
     Attributes:
         verb: search, or transfer for one retraining.
         config: of that verb, by name or path; what is not tuned is as in it.
-        parameters: the ranges by dotted key; of a search also `space.clip.limit`, the ℓ of its space.
+        parameters: the ranges by dotted key; of a search also `space.clip.limit`, the ℓ of its space. A range with
+            `when` is left out of trials in which another parameter has other values; its setting is then as in
+            `config`.
         metric: what is optimised, as the verb calls it: `loss/val`, of the discrete cell, or another column of a
             search's metrics.csv; in a retraining what its validation logs, such as val_loss or val_acc.
         direction: minimize or maximize.
@@ -73,6 +75,7 @@ class Plan:
                 raise SettingsError(f"{name} must be a name, not {getattr(self, name)!r}")
         if not self.parameters:
             raise SettingsError("nothing is tuned: parameters must hold keys and their ranges")
+        self._check_conditions()
         if not isinstance(self.fixed, Mapping):
             raise SettingsError(f"fixed must hold keys and values, not {self.fixed!r}")
         if both := sorted(set(self.fixed) & set(self.parameters)):
@@ -116,8 +119,58 @@ class Plan:
             raise SettingsError(f"{own[0]} is for verb transfer; a search finds its own")
         if values["verb"] == "transfer" and CLIP in parameters:
             raise SettingsError(f"{CLIP} is for verb search; a retraining has no space")
+        if isinstance(values.get("fixed"), Mapping):
+            values["fixed"] = {str(key): value for key, value in values["fixed"].items()}
         ranges = {str(key): Range.parse(str(key), value) for key, value in parameters.items()}
         return cls(**values, **objective, parameters=ranges)
+
+    def _check_conditions(self) -> None:
+        for key, one in self.parameters.items():
+            for other, values in one.when:
+                if other not in self.parameters:
+                    raise SettingsError(f"{key}: when: {unknown_name('tuned parameter', other, self.parameters)}")
+                known = self.parameters[other]
+                if known.kind == "float":
+                    raise SettingsError(f"{key}: when takes parameters of a choice or an int, and {other} is a float")
+                for value in values:
+                    if not known.holds(value):
+                        raise SettingsError(f"{key}: when: {other} never is {value!r}; it is {known.to_dict()}")
+        if len(ordered := self.ordered) < len(self.parameters):
+            left = sorted(set(self.parameters) - {one.key for one in ordered})
+            raise SettingsError(f"{left[0]}: when depends on itself, by way of {', '.join(left)}")
+
+    @property
+    def ordered(self) -> tuple[Range, ...]:
+        """The ranges, each after those that its `when` names; else as they are written."""
+        found: dict[str, Range] = {}
+        while len(found) < len(self.parameters):
+            ready = (
+                one
+                for key, one in self.parameters.items()
+                if key not in found and all(other in found for other, _ in one.when)
+            )
+            if (one := next(ready, None)) is None:
+                break
+            found[one.key] = one
+        return tuple(found.values())
+
+    def suggest(self, trial: Any) -> dict[str, Value]:
+        """The values of an Optuna trial, of the ranges that exist in it."""
+        values: dict[str, Value] = {}
+        for one in self.ordered:
+            if one.exists(values):
+                values[one.key] = one.suggest(trial)
+        return {key: values[key] for key in self.parameters if key in values}
+
+    def needed(self, key: str) -> Iterator[dict[str, Value]]:
+        """The values of other parameters with which the range of `key` exists, for each that its `when` names."""
+        for chosen in itertools.product(
+            *([(other, value) for value in values] for other, values in self.parameters[key].when)
+        ):
+            found = dict(chosen)
+            for other, _ in chosen:
+                found = {**next(self.needed(other)), **found}
+            yield found
 
     @property
     def grace(self) -> float:
@@ -141,4 +194,4 @@ class Plan:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and is_finite(value)

@@ -13,13 +13,14 @@ import json
 import os
 import socket
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import optuna
-from optuna.exceptions import DuplicatedStudyError, StorageInternalError
+from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -27,13 +28,14 @@ from actsearch.errors import RunError, SettingsError
 from actsearch.seeds import mix_seed
 from actsearch.tune.lease import BEAT, Beat, Watch
 from actsearch.tune.plan import Plan
+from actsearch.tune.storage import close, patiently
 
 # Attributes of trials, and of the study.
-SLOT, REASON, SURPLUS, RETURNED, WORKER, VALUES = "slot", "reason", "surplus", "returned", "worker", "values"
-IDENTITY, SIZE = "plan", "trials"
+SLOT, REASON, SURPLUS, RETURNED, BROKEN = "slot", "reason", "surplus", "returned", "broken"
+WORKER, VALUES = "worker", "values"
+IDENTITY, SIZE, ID = "plan", "trials", "id"
 RETRIES = 3  # of a trial whose worker died; then it counts as failed
 LONGEST_WAIT = 2.0  # seconds between two looks at the queue
-OUTAGE = 6  # attempts to reach the storage: a minute
 
 
 class TakenOver(Exception):
@@ -103,27 +105,44 @@ class TrialQueue:
         self._gaps = Watch(plan.grace)
         wanted = json.loads(json.dumps({**plan.identity(), "settings": settings}))  # as it will be read again
         try:
-            self.study = optuna.create_study(storage=storage, study_name=name, directions=[plan.direction])
-            self.study.set_user_attr(IDENTITY, wanted)
+            self.study = patiently(
+                lambda: optuna.create_study(storage=storage, study_name=name, directions=[plan.direction])
+            )
+            self._set(ID, uuid.uuid4().hex)
+            self._set(IDENTITY, wanted)
             self.size = trials or plan.trials
-            self.study.set_user_attr(SIZE, self.size)
+            self._set(SIZE, self.size)
         except DuplicatedStudyError:
-            self.study = optuna.load_study(storage=storage, study_name=name)
+            self.study = patiently(lambda: optuna.load_study(storage=storage, study_name=name))
             self._agree(wanted)
             self.size = self._join(trials)
-        self._study_id = storage.get_study_id_from_name(name)
+        self._study_id = patiently(lambda: storage.get_study_id_from_name(name))
         there = self.slots()
         for slot in range(self.size):
             if slot not in there:
-                self.study.enqueue_trial({}, user_attrs={SLOT: slot})
+                patiently(partial(self.study.enqueue_trial, {}, user_attrs={SLOT: slot}))
+
+    @property
+    def id(self) -> str:
+        """Of this study alone, even if another storage has one of the same name. Raises RunError."""
+        if (known := self._get(ID)) is None:  # of an older version
+            known = uuid.uuid4().hex
+            self._set(ID, known)
+        return str(known)
+
+    def _get(self, attribute: str) -> Any:
+        return patiently(lambda: self.study.user_attrs.get(attribute))
+
+    def _set(self, attribute: str, value: Any) -> None:
+        patiently(lambda: self.study.set_user_attr(attribute, value))
 
     def _agree(self, wanted: Mapping[str, Any]) -> None:
         """Raise SettingsError where the study was begun otherwise."""
-        known = self._wait_for(lambda: self.study.user_attrs.get(IDENTITY))
+        known = self._wait_for(lambda: self._get(IDENTITY))
         if known is None:  # its maker died before it said so
-            self.study.set_user_attr(IDENTITY, dict(wanted))
+            self._set(IDENTITY, dict(wanted))
             return
-        ours, theirs = _by_key(wanted), _by_key(known)
+        ours, theirs = _by_key(wanted), patiently(lambda: _by_key(known))
         for key in [*ours, *theirs]:
             if ours.get(key) != theirs.get(key):
                 raise SettingsError(
@@ -133,13 +152,15 @@ class TrialQueue:
 
     def _join(self, trials: int | None) -> int:
         """The number of trials of a study that is there, once its maker has put them into the queue."""
-        known = self._wait_for(lambda: self.study.user_attrs.get(SIZE)) or self.plan.trials
+        known = self._wait_for(lambda: self._get(SIZE))
+        if not isinstance(known, int):
+            known = self.plan.trials
         self._wait_for(lambda: len(self.slots()) >= known or None)
         known = max(known, len(self.slots()))
         if trials is not None and trials < known:
             raise SettingsError(f"study {self.name} has {known} trials already; --trials can raise that, not lower it")
         if trials is not None and trials > known:
-            self.study.set_user_attr(SIZE, trials)
+            self._set(SIZE, trials)
         return max(known, trials or 0)
 
     def _wait_for(self, what: Callable[[], Any]) -> Any:
@@ -149,12 +170,16 @@ class TrialQueue:
             time.sleep(min(0.2, self.plan.heartbeat))
         return found
 
+    def close(self) -> None:
+        """Leave the storage; the queue is of no use then."""
+        close(self.storage)
+
     # -- what there is ---------------------------------------------------------------------------------------------
 
     def slots(self) -> dict[int, Slot]:
         """All slots by number; trials that somebody else added to the study belong to none."""
         found: dict[int, Slot] = {}
-        for trial in _patiently(lambda: self.study.get_trials(deepcopy=False)):
+        for trial in patiently(lambda: self.study.get_trials(deepcopy=False)):
             number = trial.user_attrs.get(SLOT)
             if isinstance(number, int):
                 found.setdefault(number, Slot(number)).attempts.append(trial)
@@ -173,10 +198,10 @@ class TrialQueue:
         """
         while not stop():
             slots = self.slots()
-            _patiently(partial(self._take_over, slots))
+            patiently(partial(self._take_over, slots))
             if len(slots) >= self.size and all(slot.finished for slot in slots.values()):
                 return
-            claim = _patiently(partial(self._claim, slots))
+            claim = patiently(partial(self._claim, slots))
             if claim is None:
                 time.sleep(self._poll)
             else:
@@ -243,25 +268,31 @@ class Claim:
         self._beat = Beat(queue.storage, trial_id, queue.plan.heartbeat)
 
     def __enter__(self) -> Claim:
+        """Draw its values. Raises TakenOver, and RunError if the storage cannot be reached."""
         self._beat.__enter__()
-        plan = self._queue.plan
         try:
-            # Anew, since a study remembers the trials that its sampler saw. The sampler is each slot's own: no two
-            # workers draw the same, and nothing depends on who draws, or on being resumed.
-            study = optuna.load_study(
-                storage=self._queue.storage,
-                study_name=self._queue.name,
-                sampler=make_sampler(plan.sampler, mix_seed(plan.seed, self.slot)),
-                pruner=self._queue.pruner,
-            )
-            study.get_trials(deepcopy=False)  # it must have met the trial
-            self._trial = Trial(study, self._trial_id)
-            self._trial.set_user_attr(WORKER, f"{socket.gethostname()}:{os.getpid()}")
-            self.values = {key: one.suggest(self._trial) for key, one in plan.parameters.items()}
-        except BaseException:
+            self._do(self._draw)
+        except BaseException as error:
             self._beat.__exit__(None, None, None)
+            if not isinstance(error, TakenOver | RunError):  # then nothing can be given back
+                self.give_back()
             raise
         return self
+
+    def _draw(self) -> None:
+        plan = self._queue.plan
+        # Anew, since a study remembers the trials that its sampler saw. The sampler is each slot's own: no two workers
+        # draw the same, and nothing depends on who draws, or on being resumed or done again after an outage.
+        study = optuna.load_study(
+            storage=self._queue.storage,
+            study_name=self._queue.name,
+            sampler=make_sampler(plan.sampler, mix_seed(plan.seed, self.slot)),
+            pruner=self._queue.pruner,
+        )
+        study.get_trials(deepcopy=False)  # it must have met the trial
+        self._trial = Trial(study, self._trial_id)
+        self._trial.set_user_attr(WORKER, f"{socket.gethostname()}:{os.getpid()}")
+        self.values = plan.suggest(self._trial)
 
     def __exit__(self, *of_error: Any) -> None:
         self._beat.__exit__(None, None, None)
@@ -269,14 +300,14 @@ class Claim:
     def note(self, **attributes: Any) -> None:
         """Keep plain data with the trial. Raises TakenOver."""
         for name, value in attributes.items():
-            self._do(partial(self._trial.set_user_attr, name, value))
+            self._do(partial(self._queue.storage.set_trial_user_attr, self._trial_id, name, value))
 
     def report(self, value: float, epoch: int) -> None:
         """Tell the metric after `epoch` (from 1). Raises optuna.TrialPruned if the trial is to end, and TakenOver."""
         if self._beat.taken.is_set():
             raise TakenOver
         self._do(lambda: self._trial.report(value, epoch))
-        if _patiently(self._trial.should_prune):
+        if patiently(self._trial.should_prune):
             raise optuna.TrialPruned
 
     def complete(self, value: float) -> None:
@@ -294,11 +325,18 @@ class Claim:
 
     def give_back(self) -> None:
         """Put it into the queue again: this worker was stopped. Does nothing if that was done already."""
+        self._again(**{RETURNED: True})
+
+    def break_off(self, reason: str) -> None:
+        """Put it into the queue again as if this worker had died: of too many such attempts the last one fails."""
+        self._again(**{BROKEN: reason})
+
+    def _again(self, **attributes: Any) -> None:
         try:
-            self.note(**{RETURNED: True})
+            self.note(**attributes)
         except TakenOver:
             return
-        self._queue._fail_and_retry(self.number)
+        patiently(partial(self._queue._fail_and_retry, self.number))
 
     def _finish(self, state: TrialState, value: float | None = None) -> None:
         def tell() -> FrozenTrial:
@@ -311,7 +349,7 @@ class Claim:
 
     def _do(self, action: Callable[[], Any]) -> Any:
         try:
-            return _patiently(action)
+            return patiently(action)
         except RuntimeError:  # the trial is finished
             raise TakenOver from None
 
@@ -331,20 +369,6 @@ def make_pruner(name: str, epochs: int) -> optuna.pruners.BasePruner:
     if name == "hyperband":
         return optuna.pruners.HyperbandPruner(min_resource=spared, max_resource=epochs, reduction_factor=3)
     return optuna.pruners.MedianPruner(n_warmup_steps=spared) if name == "median" else optuna.pruners.NopPruner()
-
-
-def _patiently(action: Callable[[], Any]) -> Any:
-    """`action()`, again after a while where the storage cannot be reached. Raises RunError if that lasts."""
-    attempt = 0
-    while True:
-        try:
-            return action()
-        except (StorageInternalError, OSError) as error:
-            attempt += 1
-            if attempt == OUTAGE:
-                reason = " ".join(str(error.__cause__ or error).split())[:300]
-                raise RunError(f"the study's storage cannot be reached: {reason}") from None
-            time.sleep(2.0**attempt / 2)
 
 
 def _by_key(identity: Mapping[str, Any]) -> dict[str, Any]:

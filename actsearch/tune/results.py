@@ -17,7 +17,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from actsearch.files import write_text
 from actsearch.tune.plan import Plan
-from actsearch.tune.queue import REASON, SURPLUS, TrialQueue, is_failure
+from actsearch.tune.queue import BROKEN, REASON, SURPLUS, TrialQueue, is_failure
+from actsearch.tune.storage import patiently
 
 State = Literal["complete", "pruned", "failed", "lost", "running", "waiting"]
 FEWEST = 4  # complete trials, below which importance means nothing
@@ -67,7 +68,11 @@ class Results:
 
     @classmethod
     def of(cls, queue: TrialQueue) -> Results:
-        """Of the study as it is now."""
+        """Of the study as it is now. Raises RunError if its storage cannot be read."""
+        return patiently(lambda: cls._of(queue))
+
+    @classmethod
+    def _of(cls, queue: TrialQueue) -> Results:
         rows = []
         for slot in queue.slots().values():
             finished = slot.finished
@@ -130,13 +135,13 @@ class Results:
 
     def _csv(self) -> str:
         text = io.StringIO()
-        keys = list(self.plan.parameters)
+        keys = list(self.plan.parameters)  # blank where the range does not exist
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["number", "slot", "state", self.plan.metric, *keys, "epochs", "seconds", "note"])
         for row in self.rows:
             value = "" if math.isnan(row.value) else row.value
             seconds = "" if math.isnan(row.seconds) else round(row.seconds, 2)
-            own = [row.values.get(key, "") for key in keys]
+            own = ["null" if row.values.get(key, "") is None else row.values.get(key, "") for key in keys]
             writer.writerow([row.number, row.slot, row.state, value, *own, row.epochs, seconds, row.note])
         return text.getvalue()
 
@@ -152,6 +157,11 @@ class Results:
             own = [shown(row.values[key]) if key in row.values else "–" for key in keys]
             cells = [str(row.number), row.state, shown(row.value), *own, str(row.epochs), shown(row.seconds), row.note]
             lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
+        for key, one in self.plan.parameters.items():
+            said = " and ".join(f"{o} is {' or '.join(shown(v) for v in values)}" for o, values in one.when)
+            lines += (
+                ["", f"`{key}` is tuned only where {said}; elsewhere it is as in the configuration."] if said else []
+            )
         if self.importance:
             lines += ["", "| hyper-parameter | importance |", "| --- | --- |"]
             lines += [f"| {key} | {share:.2f} |" for key, share in self.importance.items()]
@@ -183,10 +193,11 @@ def _row(trial: FrozenTrial, slot: int, fills: bool) -> TrialRow:
     state: State = states.get(trial.state, "failed" if is_failure(trial) or fills else "lost")
     reported = trial.intermediate_values
     value = trial.value if trial.value is not None else reported[max(reported)] if reported else math.nan
-    duration = trial.duration
+    # By the clock of the worker, which may have been set back meanwhile.
+    seconds = trial.duration.total_seconds() if trial.duration is not None else math.nan
     note = trial.user_attrs.get(REASON) or trial.user_attrs.get("formula") or ""
     if state == "failed" and not is_failure(trial):
-        note = "its worker died each time that it was tried"
+        note = trial.user_attrs.get(BROKEN) or "its worker died each time that it was tried"
     return TrialRow(
         trial.number,
         slot,
@@ -194,7 +205,7 @@ def _row(trial: FrozenTrial, slot: int, fills: bool) -> TrialRow:
         float(value),
         dict(trial.params),
         len(reported),
-        duration.total_seconds() if duration is not None else math.nan,
+        seconds if seconds >= 0 else math.nan,
         str(note),
     )
 

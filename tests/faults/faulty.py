@@ -123,7 +123,7 @@ def same(a: Any, b: Any) -> bool:
 
 # -- a full disk ---------------------------------------------------------------------------------------------------
 
-_full: dict[str, Any] = {"name": None, "skip": 0, "hits": 0}
+_full: dict[str, Any] = {"name": None, "skip": 0, "hits": 0, "whole": False}
 
 
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
@@ -139,22 +139,27 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
         path, writes = arguments[0], True
     else:
         return
-    if writes and not isinstance(path, int) and wanted in os.path.basename(os.fsdecode(path)):
+    if not writes or isinstance(path, int):
+        return
+    name = os.path.basename(os.fsdecode(path))
+    if name == wanted if _full["whole"] else wanted in name:
         _full["hits"] += 1
         if _full["hits"] > _full["skip"]:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fsdecode(path))
 
 
 @contextmanager
-def full_disk(name: str, skip: int = 0) -> Iterator[None]:
+def full_disk(name: str, skip: int = 0, whole: bool = False) -> Iterator[None]:
     """Within it, whatever writes a file that has `name` in its name fails with ENOSPC; the first `skip` times not.
+
+    `whole`: it must be all of its name.
 
     It must fail once at least.
     """
     if not _full.get("installed"):
         sys.addaudithook(_audit)  # it can never be taken out
         _full["installed"] = True
-    _full.update(name=name, skip=skip, hits=0)
+    _full.update(name=name, skip=skip, hits=0, whole=whole)
     try:
         yield
     finally:

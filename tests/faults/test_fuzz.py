@@ -28,6 +28,8 @@ from actsearch.files import named_files
 from actsearch.genotype import Genotype
 from actsearch.ops.formula import to_torch
 from actsearch.space import SearchSpace
+from actsearch.tune import Plan, Range
+from actsearch.tuning import Work
 from actsearch.zoo import _FOLDER
 
 TRAP = "actsearch_fuzz_trap"
@@ -230,6 +232,38 @@ def check_config(rng: random.Random, folder: Path) -> None:
     check(CONFIGS[cls], yaml.safe_load, dumped, read, use, rng)
 
 
+class First:
+    """Stands for a trial of Optuna's: of each range the first value."""
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        return choices[0]
+
+    def suggest_int(self, name: str, low: int, high: int, step: int = 1, log: bool = False) -> int:
+        return low
+
+    def suggest_float(self, name: str, low: float, high: float, step: float | None = None, log: bool = False) -> float:
+        return low
+
+
+def check_plan(rng: random.Random, folder: Path) -> None:
+    file = folder / "plan.yaml"
+
+    def read(text: str) -> Plan:
+        file.write_text(text, encoding="utf-8")
+        return Plan.load(file)
+
+    def use(plan: Plan) -> None:
+        values = plan.suggest(First())
+        assert set(values) <= set(plan.parameters)
+        assert all(plan.parameters[key].holds(value) for key, value in values.items())
+        assert all(Range.parse(key, one.to_dict()) == one for key, one in plan.parameters.items())
+        if rng.random() < 0.03:  # it takes a second
+            with contextlib.suppress(ActsearchError):
+                Work(plan, "study").check()
+
+    check(PLANS, yaml.safe_load, dumped, read, use, rng)
+
+
 def check_formula(rng: random.Random, folder: Path) -> None:
     text = mutated_text(rng.choice(FORMULAS), rng)
     x = torch.linspace(-3, 3, 7)
@@ -240,13 +274,21 @@ def check_formula(rng: random.Random, folder: Path) -> None:
 GENOTYPES = genotypes()
 FORMULAS = [Genotype.from_json(text).formula for text in GENOTYPES]
 SPACES = spaces()
+PLANS = configs("tune")
 CONFIGS: dict[Any, list[str]] = {SearchConfig: configs("search"), TransferConfig: configs("transfer")}
 PARSERS: dict[Any, Any] = {}
 for _cls in CONFIGS:
     PARSERS[_cls] = options.make_parser("")
     options.add_config(PARSERS[_cls], _cls)
 
-KINDS = {"genotype": check_genotype, "space": check_space, "config": check_config, "formula": check_formula}
+KINDS = {
+    "genotype": check_genotype,
+    "space": check_space,
+    "config": check_config,
+    "plan": check_plan,
+    "formula": check_formula,
+}
+EXAMPLES = {"genotype": 150, "space": 60, "config": 60, "plan": 100, "formula": 200}
 
 
 def fuzz(kind: str, examples: int, folder: Path) -> None:
@@ -266,7 +308,7 @@ def fuzz(kind: str, examples: int, folder: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_mutations_are_read_or_refused_in_one_line(kind: str, tmp_path: Path) -> None:
-    fuzz(kind, {"genotype": 150, "space": 60, "config": 60, "formula": 200}[kind], tmp_path)
+    fuzz(kind, EXAMPLES[kind], tmp_path)
 
 
 @pytest.mark.slow

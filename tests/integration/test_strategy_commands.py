@@ -74,8 +74,8 @@ def test_a_gradient_search_tells_its_steps_and_the_losses_of_random_functions(tm
     run = search(tmp_path)
     facts = json.loads((run / "search.json").read_text())
     assert facts["strategy"] == "gradient"
-    # 225 examples of 64 make 4 batches an epoch; α has none after the last drop unless β is left.
-    assert 12 < facts["budget"] <= facts["steps"] <= 24
+    # 225 examples of 64 make 4 batches an epoch; α has none after the last drop unless β is left, which may be.
+    assert 12 < facts["steps"] <= facts["budget"] == 24
     assert set(facts["losses"]) == {"discovered", *(f"random {k}" for k in range(1, 5))}
     comparison = json.loads((run / "comparison.json").read_text())
     assert comparison["losses"] == facts["losses"]
@@ -121,7 +121,8 @@ def test_strategies_are_compared_on_digits_and_go_on_after_a_kill(
         *((s, "0") for s in ("gradient", "random", "tpe", "genetic")),
         ("gradient", "1"),
     ]
-    assert all(int(row["steps"]) <= int(row["budget"]) for row in rows if row["strategy"] != "gradient")
+    assert all(int(row["steps"]) <= int(row["budget"]) for row in rows)
+    assert len({row["budget"] for row in rows}) == 1
     found = json.loads((out / "strategies.json").read_text())
     assert {test["reference"] for test in found["tests"]} == {"gradient search"}
     assert [test["other"] for test in found["tests"]] == [

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
+from postgresql_server import Server
 
 from actsearch import cli
 from actsearch.tune import Plan, TrialQueue
@@ -244,9 +240,7 @@ def check_workers(storage: str, folder: Path) -> None:
     assert codes == [-signal.SIGKILL] * KILLED + [0] * (WORKERS - KILLED), said
 
     slots = queue.slots()
-    if isinstance(queue.storage, RDBStorage):  # its connections would otherwise warn in a later test
-        queue.storage.remove_session()
-        queue.storage.engine.dispose()
+    queue.close()  # its connections would otherwise warn in a later test
     assert list(slots) == list(range(TRIALS))
     done = (TrialState.COMPLETE, TrialState.PRUNED)
     for slot in slots.values():
@@ -277,54 +271,5 @@ def test_workers_killed_on_sqlite_lose_nothing_and_do_nothing_twice(tmp_path: Pa
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_workers_killed_on_postgresql_lose_nothing_and_do_nothing_twice(postgresql: str, tmp_path: Path) -> None:
-    check_workers(postgresql, tmp_path)
-
-
-@pytest.fixture
-def postgresql() -> Iterator[str]:
-    """The URL of a database on a server of our own, which goes away after the test."""
-    if importlib.util.find_spec("psycopg") is None:
-        pytest.skip("no driver of PostgreSQL: pip install 'actsearch[postgresql]'")
-    programs = postgresql_programs()
-    if programs is None:
-        pytest.skip("no server of PostgreSQL: install the distribution's package postgresql")
-    is_root = os.geteuid() == 0  # as which the server refuses to run
-    as_user: dict[str, Any] = {"user": "postgres", "group": "postgres", "extra_groups": []} if is_root else {}
-    folder = Path(tempfile.mkdtemp(prefix="actsearch-pg-"))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
-    control = [str(programs / "pg_ctl"), "-D", str(folder / "data"), "-w", "-l", str(folder / "log")]
-    try:
-        if is_root:
-            shutil.chown(folder, "postgres", "postgres")
-        quiet: dict[str, Any] = {"cwd": folder, "check": True, "stdout": subprocess.DEVNULL, **as_user}
-        initdb = [str(programs / "initdb"), "-D", str(folder / "data"), "-U", "tuner", "-A", "trust", "-N"]
-        subprocess.run(initdb, **quiet)
-        subprocess.run([*control, "-o", options, "start"], **quiet)
-        try:
-            yield f"postgresql://tuner@127.0.0.1:{port}/postgres"
-        finally:
-            subprocess.run([*control, "-m", "immediate", "stop"], **quiet)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def postgresql_programs() -> Path | None:
-    """Where initdb and pg_ctl are; in CI they are installed from the distribution's packages if they are missing."""
-    found = _programs()
-    if found is None and os.environ.get("CI") and os.geteuid() == 0 and shutil.which("apt-get"):
-        install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "postgresql"]
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        subprocess.run(install, check=False, env=environment, capture_output=True, timeout=120)
-        found = _programs()
-    return found
-
-
-def _programs() -> Path | None:
-    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    on_path = shutil.which("initdb")
-    folders += [Path(on_path).parent] if on_path else []
-    return next((f for f in folders if (f / "initdb").is_file() and (f / "pg_ctl").is_file()), None)
+def test_workers_killed_on_postgresql_lose_nothing_and_do_nothing_twice(postgresql: Server, tmp_path: Path) -> None:
+    check_workers(postgresql.url(), tmp_path)

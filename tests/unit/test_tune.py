@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import yaml
 from optuna.trial import TrialState
 
+from actsearch.cell.relaxation import make_relaxation
 from actsearch.config import SearchConfig
 from actsearch.errors import ActsearchError, MissingPackageError, RunError, SettingsError, UnknownNameError
 from actsearch.report.plots import pixels
@@ -35,6 +37,16 @@ PLAN: dict[str, Any] = {
     "objective": {"metric": "loss/val"},
     "trials": 6,
     "heartbeat": BEAT,
+}
+
+RELAXATION, FLOOR = "search.relaxation", "search.relaxation_options.concentration_floor"
+HOT, COLD = "search.relaxation_options.temperature", "search.relaxation_options.final_temperature"
+# The first depends on the second, and the last on one that itself depends on another.
+CONDITIONAL: dict[str, Any] = {
+    FLOOR: {"float": [0.01, 0.5], "log": True, "when": {RELAXATION: "dirichlet"}},
+    RELAXATION: {"choice": ["dirichlet", "gumbel", "softmax"]},
+    HOT: {"int": [1, 2], "when": {RELAXATION: ["gumbel", "softmax"]}},
+    COLD: {"float": [0.1, 0.5], "when": {HOT: [2], RELAXATION: ["gumbel"]}},
 }
 
 
@@ -88,6 +100,8 @@ def empty(queue: TrialQueue) -> list[int]:
         {"int": [1, 64], "log": True},
         {"int": [2, 10], "step": 2},
         {"choice": ["a", 1, True, None]},
+        {"float": [0.1, 1.0], "log": True, "when": {"other": ["a", None], "third": [1]}},
+        {"choice": ["a", "b"], "when": {"other": [True]}},
     ],
     ids=str,
 )
@@ -123,6 +137,11 @@ def test_numbers_without_a_point_are_numbers() -> None:
         ({"choice": ["a", ["b"]]}, "two or more"),
         ({"choice": ["a", "a"]}, "twice"),
         ({"choice": ["a", "b"], "log": True}, "neither"),
+        ({"float": [1, 2], "when": 3}, "when takes other"),
+        ({"float": [1, 2], "when": {}}, "when takes other"),
+        ({"float": [1, 2], "when": {"other": []}}, "when other takes names"),
+        ({"float": [1, 2], "when": {"other": [["a"]]}}, "when other takes names"),
+        ({"when": {"other": ["a"]}}, "a range is"),
     ],
     ids=str,
 )
@@ -150,6 +169,22 @@ def test_a_bad_range_is_told_in_one_line(data: Any, said: str) -> None:
         ({"fixed": 3}, "fixed must hold"),
         ({"activation": "relu"}, "is for verb transfer"),
         ({"verb": "transfer", "validation": 1.0}, "validation must lie"),
+        ({"parameters": {"a": {"int": [1, 2], "when": {"b": [1]}}}}, "unknown tuned parameter 'b'"),
+        ({"parameters": {"a": {"int": [1, 2], "when": {"b": [1]}}, "b": {"float": [1, 2]}}}, "b is a float"),
+        ({"parameters": {"a": {"int": [1, 2], "when": {"b": [3]}}, "b": {"int": [1, 2]}}}, "b never is 3"),
+        ({"parameters": {"a": {"int": [1, 2], "when": {"b": ["x"]}}, "b": {"choice": ["y", "z"]}}}, "b never is 'x'"),
+        ({"parameters": {"a": {"int": [1, 2], "when": {"b": [1]}}, "b": {"choice": [True, None]}}}, "b never is 1"),
+        ({"parameters": {"a": {"int": [1, 2], "when": {"a": [1]}}}}, "a: when depends on itself"),
+        (
+            {
+                "parameters": {
+                    "a": {"int": [1, 2], "when": {"b": [1]}},
+                    "b": {"int": [1, 2], "when": {"a": [1]}},
+                    "c": {"int": [1, 2]},
+                }
+            },
+            "when depends on itself, by way of a, b",
+        ),
         ({"verb": "transfer", "parameters": {"space.clip.limit": {"int": [1, 2]}}}, "is for verb search"),
     ],
     ids=str,
@@ -177,6 +212,27 @@ def test_a_plan_that_lacks_a_part_says_which(tmp_path: Path) -> None:
         ({"parameters": {"space.clip.limit": {"float": [-1, 1]}}}, (), "an end of its range"),
         ({}, ("--search.alpha_lr=1",), "is tuned by this study"),
         ({"config": "defalt"}, (), "did you mean 'default'"),
+        (
+            {"parameters": {RELAXATION: {"choice": ["dirichlet", "gumbel"]}, FLOOR: {"float": [0.1, 1]}}},
+            (),
+            "'gumbel' does not take the options .*tuned with `when: {search.relaxation: ",
+        ),
+        ({"parameters": {f"{FLOOR}s": {"float": [0.1, 1]}}}, (), "does not take the options"),
+        (
+            {"parameters": {**CONDITIONAL, FLOOR: {"float": [0.1, 2], "when": {RELAXATION: "dirichlet"}}}},
+            (),
+            "concentration_floor must lie between",
+        ),
+        (
+            {
+                "parameters": {
+                    RELAXATION: {"choice": ["dirichlet", "softmax"]},
+                    "search.shrink_start": {"int": [1, 99], "when": {RELAXATION: "softmax"}},
+                }
+            },
+            (),
+            "search.shrink_start cannot be 99",
+        ),
     ],
     ids=str,
 )
@@ -500,6 +556,100 @@ def test_a_trial_that_falls_behind_is_pruned(name: str, tmp_path: Path) -> None:
 
 def test_without_a_pruner_nothing_is_pruned() -> None:
     assert isinstance(make_pruner("none", 5), optuna.pruners.NopPruner)
+
+
+# -- ranges that exist only for some values of others --------------------------------------------------------------
+
+
+def expected(values: dict[str, Any]) -> set[str]:
+    """The parameters of CONDITIONAL that such a trial has."""
+    relaxation = values[RELAXATION]
+    own = {RELAXATION, FLOOR} if relaxation == "dirichlet" else {RELAXATION, HOT}
+    return own | ({COLD} if relaxation == "gumbel" and values[HOT] == 2 else set())
+
+
+@BOTH
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_range_with_a_condition_is_in_the_trials_that_meet_it_alone(place: Place, sampler: str) -> None:
+    queue = join(place, trials=24, parameters=CONDITIONAL, sampler=sampler)
+    seen = set()
+    for claim in queue.claims(never):
+        with claim:
+            assert set(claim.values) == expected(claim.values)
+            assert list(claim.values) == [key for key in CONDITIONAL if key in claim.values]
+            seen.add(frozenset(claim.values))
+            claim.complete(float(claim.slot))
+    assert len(seen) == 3
+    assert all(set(trial.params) == expected(trial.params) for trial in queue.study.get_trials())
+
+
+def test_a_trial_with_conditions_whose_worker_dies_is_run_again_with_the_same_values(place: Place) -> None:
+    dead = []
+    for _ in range(6):
+        claim = take(join(place, parameters=CONDITIONAL))
+        with claim:
+            dead.append((claim.slot, claim.values))
+    queue = join(place, parameters=CONDITIONAL)
+    again = []
+    for claim in queue.claims(never):
+        with claim:
+            again.append((claim.slot, claim.values))
+            claim.complete(1.0)
+    assert sorted(again, key=lambda pair: pair[0]) == sorted(dead, key=lambda pair: pair[0])
+
+
+def test_another_condition_is_another_study(place: Place) -> None:
+    join(place, parameters=CONDITIONAL)
+    changed = {**CONDITIONAL, FLOOR: {**CONDITIONAL[FLOOR], "when": {RELAXATION: ["dirichlet", "softmax"]}}}
+    with pytest.raises(SettingsError, match=f"begun with another range of {FLOOR}"):
+        join(place, parameters=changed)
+
+
+def test_results_leave_blank_what_a_trial_does_not_have(place: Place, tmp_path: Path) -> None:
+    queue = join(place, trials=16, parameters=CONDITIONAL, sampler="random")
+    for claim in queue.claims(never):
+        with claim:
+            claim.complete(len(claim.values) + 0.01 * claim.slot)
+    results = Results.of(queue)
+    results.save(tmp_path, {"space": "tiny"})
+    rows = list(csv.DictReader((tmp_path / "trials.csv").read_text().splitlines()))
+    for row, trial in zip(rows, results.rows, strict=True):
+        assert {key for key in CONDITIONAL if row[key]} == expected(dict(trial.values))
+    assert set(results.importance) <= set(CONDITIONAL)
+    assert RELAXATION in results.importance
+    text = (tmp_path / "study.md").read_text()
+    assert "| – |" in text
+    assert f"`{HOT}` is tuned only where {RELAXATION} is gumbel or softmax" in text
+    assert f"`{COLD}` is tuned only where {HOT} is 2 and {RELAXATION} is gumbel" in text
+    best = json.loads((tmp_path / "study.json").read_text())["best"]
+    assert set(best["values"]) == expected(best["values"])
+    assert pixels(draw_importance(results)).std() > 5
+    # A panel whose parameter no complete trial has is empty.
+    without = tuple(row for row in results.rows if COLD not in row.values)
+    assert pixels(draw_importance(replace(results, rows=without))).std() > 5
+
+
+def test_the_configuration_of_a_trial_has_the_options_of_its_relaxation_alone() -> None:
+    work = Work(Plan.load("relaxation"), "study")
+    work.check()
+    for relaxation in ("dirichlet", "gumbel", "softmax"):
+        values = work.plan.suggest(optuna.trial.FixedTrial(EVERYTHING | {RELAXATION: relaxation}))
+        config = work.config(values)
+        assert isinstance(config, SearchConfig)
+        make_relaxation(config.search.relaxation, **config.search.relaxation_options)
+        assert (config.search.anchor > 0) == (relaxation == "dirichlet")
+
+
+EVERYTHING: dict[str, Any] = {
+    FLOOR: 0.1,
+    HOT: 1.0,
+    COLD: 0.1,
+    "search.anchor": 0.01,
+    "search.alpha_lr": 0.1,
+    "search.warm_epochs": 1,
+    "search.shrink_start": 2,
+    "space.clip.limit": 5.0,
+}
 
 
 # -- results -------------------------------------------------------------------------------------------------------
