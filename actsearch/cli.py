@@ -16,9 +16,11 @@ from actsearch import __version__, options
 from actsearch.config import SearchConfig, TransferConfig
 from actsearch.errors import ActsearchError, RunError, SettingsError, UnknownNameError
 from actsearch.files import check_end, named_files
+from actsearch.launched import check_started_alone
 
 Arguments = Sequence[str]
 OWN_OF_RESUME = ("--run.", "--trainer.")
+AUTO = "auto"  # for --resume
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}  # of a disk that cannot be written
 LONGEST = 1000  # characters of an error
 
@@ -37,12 +39,18 @@ def search(arguments: Arguments) -> None:
         metavar="RUN",
         type=str,
         default=SUPPRESS,
-        help="go on with the search in this run directory, with its own settings",
+        help="go on with the search in this run directory, with its own settings; auto: with the latest in "
+        "run.root/run.name that is of these settings, if there is one, so that the same command begins and goes on",
     )
     run, others = _resumed(arguments)
     config, _ = options.read_config(parser, others, SearchConfig)
     from actsearch import session
 
+    if run == Path(AUTO):
+        run = session.latest(config)
+        if run is not None:
+            own = [option for option in options.dotted(others)[0] if option.startswith(OWN_OF_RESUME)]
+            config, _ = options.read_config(parser, [f"--config={_config_of(str(run))}", *own], SearchConfig)
     if run is not None:
         config.space = str(run / "space.yaml")
     session.search(config, run)
@@ -54,6 +62,8 @@ def _resumed(arguments: Arguments) -> tuple[Path | None, list[str]]:
     if not runs:
         return None, others
     run = runs[-1]
+    if run == AUTO:
+        return Path(AUTO), others
     for option in others:
         if option.startswith("--") and not option.startswith(OWN_OF_RESUME):
             raise SettingsError(
@@ -98,6 +108,7 @@ def compare_strategies(arguments: Arguments) -> None:
         raise SettingsError("--seeds must be at least 1, and --first-seed at least 0")
     if parsed.jobs is not None:
         config.compare = dataclasses.replace(config.compare, jobs=parsed.jobs)
+    check_started_alone("compare-strategies", "--jobs N retrains N functions at a time")
     from actsearch import competing
 
     seeds = range(parsed.first_seed, parsed.first_seed + parsed.seeds)
@@ -181,6 +192,7 @@ def transfer(arguments: Arguments) -> None:
     config, parsed = options.read_config(parser, arguments, TransferConfig, run)
     short = {name: parsed[name] for name in ("seeds", "epochs") if parsed[name] is not None}
     config.compare = dataclasses.replace(config.compare, **short)
+    check_started_alone("transfer", "--compare.jobs N retrains N functions at a time")
     from actsearch.transfer import transfer as retrain_and_compare
 
     name = Path(given[-1]).stem if given else "own" if run is not None else "default"
@@ -230,6 +242,7 @@ def tune(arguments: Arguments) -> None:
     parser.add_argument("--name", type=str | None, help="of the study and its folder; default: of the configuration")
     parser.add_argument("--threads", metavar="N", type=int | None, help="CPU threads of a worker; of several: 1")
     given = options.parse(parser, others)
+    check_started_alone("tune", "--workers K, or the same command from elsewhere, has more workers")
     from actsearch.tune.plan import Plan
 
     plan = Plan.load(given.config)

@@ -58,7 +58,7 @@ CONFIGS: Mapping[str, type[AnyConfig]] = {"search": SearchConfig, "transfer": Tr
 # What a trial can bring about by its own values; whatever else goes wrong would go wrong in every trial.
 OWN_FAULTS = (NonFiniteError, SettingsError, torch.OutOfMemoryError)
 # Settings that decide where and how fast a trial runs, not what it computes.
-PLACES = ("data.root", "data.num_workers", "data.device", "compare.jobs")
+PLACES = ("data.root", "data.num_workers", "data.device", "compare.jobs", "compare.launcher", "compare.submit")
 PLACE_SECTIONS = ("trainer", "run")
 
 
@@ -145,7 +145,10 @@ class Work:
                         self.space(config, {key: value})
                 except (SettingsError, SpaceError) as error:
                     raise SettingsError(f"{key} cannot be {shown(value)}, an end of its range: {error}") from None
-        return self.config({})
+        config = self.config({})
+        if isinstance(config, SearchConfig):
+            config.trainer.check_alone("tune", "more workers try more values at a time (--workers K)")
+        return config
 
     def queue(self) -> TrialQueue:
         """The study, made if it is not there. Raises an ActsearchError."""
