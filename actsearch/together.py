@@ -153,7 +153,7 @@ class _Watch(threading.Thread):
     def _take_over(self) -> None:
         """Look after what Lightning started. Its own observer would kill this process, without a word."""
         processes = getattr(self._trainer.strategy.launcher, "procs", None)
-        if processes:
+        if processes and all(isinstance(process, subprocess.Popen) for process in processes):
             self._children += processes
             processes.clear()
 
