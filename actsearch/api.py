@@ -24,7 +24,7 @@ from actsearch.compare import DISCOVERED
 from actsearch.data.placement import PlaceData
 from actsearch.endings import explained
 from actsearch.errors import ActsearchError, GenotypeError, RunError, SmoothnessError, TaskError
-from actsearch.execution import Execution
+from actsearch.execution import Execution, make_trainer
 from actsearch.genotype import Genotype
 from actsearch.lock import locked
 from actsearch.ops import registry
@@ -43,6 +43,7 @@ from actsearch.seeds import mix_seed
 from actsearch.space import SearchSpace
 from actsearch.swap import Site, SwapReport, swap, unswap
 from actsearch.swap.smoothness import least_smoothness
+from actsearch.together import Together, check_started, is_loss, together
 from actsearch.work import Work, heard_by, under_way
 
 if TYPE_CHECKING:
@@ -172,6 +173,7 @@ def search(
                 callbacks,
                 trainer,
                 measured or {},
+                "actsearch search --resume" if config is not None else "actsearch.search with resume =",
             )
     finally:
         unswap(task, report)
@@ -191,6 +193,7 @@ def _run(
     callbacks: Sequence[pl.Callback],
     trainer_options: Mapping[str, Any] | None,
     measured: Mapping[str, Genotype],
+    resumes: str,
 ) -> SearchResult:
     bilevel = BilevelSearch(task, cells, settings)
     weights, arch = split(
@@ -221,8 +224,9 @@ def _run(
         run.rewind(_epochs_done(checkpoint))
     last: list[Snapshot] = []
     bilevel.observers = [run.record, last.append, *observers]
-    trainer = pl.Trainer(
-        **{
+    peers = Together(run.path)
+    trainer = make_trainer(
+        {
             "max_epochs": settings.epochs,
             "logger": False,
             "enable_checkpointing": True,  # ours is a Checkpoint callback too
@@ -230,32 +234,46 @@ def _run(
             "enable_model_summary": False,
             "num_sanity_val_steps": 0,
             **(trainer_options or {}),
-            "callbacks": [PlaceData(datamodule), SearchCheckpoint(run.checkpoints), *callbacks],
+            "callbacks": [peers, PlaceData(datamodule), SearchCheckpoint(run.checkpoints), *callbacks],
         }
     )
-    try:
-        with explained(trainer):
-            trainer.fit(bilevel, train_dataloaders=pairs, ckpt_path=checkpoint, weights_only=True)
-    except (RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        if checkpoint is None or bilevel.started or isinstance(error, ActsearchError):
-            raise
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise RunError(f"checkpoint {checkpoint} cannot be restored ({reason}); delete it, or start again") from error
-    finally:
-        pairs.close()
-    snapshot = last[-1] if last else bilevel.measure(settings.epochs)
-    genotypes, refinements = _finish(bilevel, space, settings, run)
-    for observer in observers:
-        close = getattr(observer, "close", None)
-        if close is not None:
-            close()
-    losses = _losses(bilevel, {DISCOVERED: next(iter(genotypes.values())), **measured}) if len(genotypes) == 1 else {}
-    if conditions is not None:
-        scores = {"search_loss": snapshot.losses.get("val", math.nan), "discrete_loss": _discrete(refinements, losses)}
-        log_scores(run.path, scores, conditions)
-    where = Path(trainer.strategy.broadcast(str(run.path)))  # of several processes, that of the one that writes
-    result = SearchResult(genotypes, where, snapshot, refinements, report, losses)
-    run.write_inputs(result.inputs)
+    check_started(trainer)
+
+    def how_to_go_on() -> str:
+        if not checkpoints(peers.path / run.checkpoints.name):
+            return "there is no checkpoint yet: start it again"
+        return f"go on with: {resumes} {peers.path}"
+
+    with together(trainer, how_to_go_on):
+        try:
+            with explained(trainer):
+                trainer.fit(bilevel, train_dataloaders=pairs, ckpt_path=checkpoint, weights_only=True)
+        except (RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            if checkpoint is None or bilevel.started or isinstance(error, ActsearchError) or is_loss(error):
+                raise
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise RunError(
+                f"checkpoint {checkpoint} cannot be restored ({reason}); delete it, or start again"
+            ) from error
+        finally:
+            pairs.close()
+        snapshot = last[-1] if last else bilevel.measure(settings.epochs)
+        genotypes, refinements = _finish(bilevel, space, settings, run)
+        for observer in observers:
+            close = getattr(observer, "close", None)
+            if close is not None:
+                close()
+        found = {DISCOVERED: next(iter(genotypes.values())), **measured}
+        losses = _losses(bilevel, found) if len(genotypes) == 1 else {}
+        if conditions is not None:
+            scores = {
+                "search_loss": snapshot.losses.get("val", math.nan),
+                "discrete_loss": _discrete(refinements, losses),
+            }
+            log_scores(run.path, scores, conditions)
+        result = SearchResult(genotypes, peers.path, snapshot, refinements, report, losses)
+        run.write_inputs(result.inputs)
+        trainer.strategy.barrier("actsearch found")
     return result
 
 

@@ -16,6 +16,7 @@ from actsearch import __version__, options
 from actsearch.config import SearchConfig, TransferConfig
 from actsearch.errors import ActsearchError, RunError, SettingsError, UnknownNameError, without_passwords
 from actsearch.files import check_end, named_files
+from actsearch.launched import check_started_alone
 
 Arguments = Sequence[str]
 # Of a search's configuration: compare-strategies has all strategies, and seeds and a folder of its own.
@@ -26,6 +27,7 @@ NOT_COMPARED = (
     *(f"compare.{name}" for name in ("enabled", "seeds", "first_seed", "save_models")),
 )
 OWN_OF_RESUME = ("--run.", "--trainer.", "--progress")
+AUTO = "auto"  # for --resume
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}  # of a disk that cannot be written
 LONGEST = 1000  # characters of an error
 
@@ -44,13 +46,19 @@ def search(arguments: Arguments) -> None:
         metavar="RUN",
         type=str,
         default=SUPPRESS,
-        help="go on with the search in this run directory, with its own settings",
+        help="go on with the search in this run directory, with its own settings; auto: with the latest in "
+        "run.root/run.name that is of these settings, if there is one, so that the same command begins and goes on",
     )
     options.add_progress(parser)
     run, others = _resumed(arguments)
     config, parsed = options.read_config(parser, others, SearchConfig)
     from actsearch import process, session
 
+    if run == Path(AUTO):
+        run = session.latest(config)
+        if run is not None:
+            own = [option for option in options.dotted(others)[0] if option.startswith(OWN_OF_RESUME)]
+            config, _ = options.read_config(parser, [f"--config={_config_of(str(run))}", *own], SearchConfig)
     if run is not None:
         config.space = str(run / "space.yaml")
     with process.speaking(options.progress_of(parsed)):
@@ -63,6 +71,8 @@ def _resumed(arguments: Arguments) -> tuple[Path | None, list[str]]:
     if not runs:
         return None, others
     run = runs[-1]
+    if run == AUTO:
+        return Path(AUTO), others
     for option in others:
         if option.startswith("--") and not option.startswith(OWN_OF_RESUME):
             raise SettingsError(
@@ -108,6 +118,7 @@ def compare_strategies(arguments: Arguments) -> None:
         raise SettingsError("--seeds must be at least 1, and --first-seed at least 0")
     if parsed.jobs is not None:
         config.compare = dataclasses.replace(config.compare, jobs=parsed.jobs)
+    check_started_alone("compare-strategies", "--jobs N retrains N functions at a time")
     from actsearch import competing, process
 
     seeds = range(parsed.first_seed, parsed.first_seed + parsed.seeds)
@@ -229,6 +240,7 @@ def transfer(arguments: Arguments) -> None:
     config, parsed = options.read_config(parser, arguments, TransferConfig, run)
     short = {name: parsed[name] for name in ("seeds", "epochs") if parsed[name] is not None}
     config.compare = dataclasses.replace(config.compare, **short)
+    check_started_alone("transfer", "--compare.jobs N retrains N functions at a time")
     from actsearch.process import speaking
     from actsearch.transfer import transfer as retrain_and_compare
 
@@ -281,6 +293,7 @@ def tune(arguments: Arguments) -> None:
     parser.add_argument("--threads", metavar="N", type=int | None, help="CPU threads of a worker; of several: 1")
     options.add_progress(parser)
     given = options.parse(parser, others)
+    check_started_alone("tune", "--workers K, or the same command from elsewhere, has more workers")
     from actsearch.tune.plan import Plan
 
     plan = Plan.load(given.config)

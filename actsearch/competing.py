@@ -48,6 +48,7 @@ def compare_strategies(
     Raises an ActsearchError for anything that the caller can mend.
     """
     _check(strategies, seeds)
+    config.trainer.check_alone("compare-strategies", "--jobs N retrains N functions at a time")
     prepare(config.trainer)
     space = SearchSpace.load(config.space)
     if space.sharing != "network":
@@ -215,4 +216,5 @@ def _retrain(
         reference=contestants[0].name,
         context=context_of(config, settings),
         force=settings.force,
+        submit=settings.submission,
     )

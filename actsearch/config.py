@@ -123,7 +123,8 @@ class TrainerConfig:
         devices: how many of them.
         strategy: how several devices share the work, such as ddp.
         num_nodes: machines.
-        precision: such as 32-true or bf16-mixed.
+        precision: of all numbers (true), or of what bears less (mixed). Of bf16-true and 16-true α would be rounded too
+            much: they are for retraining. 16-mixed is bf16-mixed on a CPU, and for retraining on a GPU.
         threads: CPU threads of torch; default: one a core.
         channels_last: images and weights of convolutions lie in memory with the channel last; ResNet-20 on a CPU then
             retrains with a fifth less time; the search was not timed since its tables keep the layout.
@@ -135,7 +136,7 @@ class TrainerConfig:
     devices: int = 1
     strategy: str = "auto"
     num_nodes: int = 1
-    precision: str = "32-true"
+    precision: Literal["32-true", "64-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true"] = "32-true"
     threads: int | None = None
     channels_last: bool = False
     compile: bool | Literal["reduce-overhead"] = False
@@ -147,6 +148,13 @@ class TrainerConfig:
                 raise SettingsError(f"trainer.{name} must be at least 1, not {value}")
         if self.accelerator == "cpu" and self.compile == "reduce-overhead":
             raise SettingsError("trainer.compile=reduce-overhead needs a CUDA device; use true or false on a CPU")
+
+    def check_alone(self, verb: str, instead: str) -> None:
+        """Raise SettingsError if several devices are to share one training, which the trainings of `verb` do not."""
+        if self.devices * self.num_nodes > 1:
+            raise SettingsError(
+                f"each training of {verb} runs on one device: leave out trainer.devices and num_nodes; {instead}"
+            )
 
     def options(self) -> dict[str, Any]:
         """The arguments of the Trainer."""
@@ -180,6 +188,9 @@ class RetrainConfig:
         gain: what is rescaled to keep the second moment of N(0, 1); the activation, or the initial weights.
         compile: run genotypes by fused kernels, made when they are first met; faster, equal up to rounding.
         jobs: retrainings at the same time, each a process of its own.
+        launcher: what starts these; submitit makes a job of a cluster (SLURM) of each.
+        submit: options of submitit, such as timeout_min, gpus_per_node, cpus_per_task, mem_gb, slurm_partition and
+            slurm_account; cluster is slurm where it is installed, or local.
         force: take activations that are less smooth than the model needs, as ReLU in a force field.
         save_models: keep the trained model of each, as models/NAME-SEED.pt beside the results.
     """
@@ -200,8 +211,15 @@ class RetrainConfig:
     gain: Literal["none", "activation", "weights"] = "none"
     compile: bool = False
     jobs: int = 1
+    launcher: Literal["local", "submitit"] = "local"
+    submit: dict[str, Any] = field(default_factory=dict)
     force: bool = False
     save_models: bool = False
+
+    @property
+    def submission(self) -> dict[str, Any] | None:
+        """The options of submitit; None if the retrainings are not its jobs."""
+        return self.submit if self.launcher == "submitit" else None
 
     def __post_init__(self) -> None:
         for name, least in (("seeds", 1), ("random", 0), ("first_seed", 0), ("jobs", 1)):
@@ -217,6 +235,8 @@ class RetrainConfig:
             raise SettingsError(f"compare.slope_recovery must be from 0 on, not {self.slope_recovery}")
         if self.gradient_clip is not None and not self.gradient_clip > 0:
             raise SettingsError(f"compare.gradient_clip must be above 0, not {self.gradient_clip}")
+        if self.submit and self.launcher == "local":
+            raise SettingsError("compare.submit has options of submitit: set compare.launcher to submitit")
         if self.parameters == "channel" and self.channel_axis is None:
             raise SettingsError("compare.parameters=channel needs compare.channel_axis: 1 for images, -1 for tokens")
 

@@ -63,6 +63,10 @@ class NonFiniteError(ActsearchError, ArithmeticError):
     """Losses stayed NaN or infinite for longer than a search may skip; or energies or forces of atoms are."""
 
 
+class RankError(ActsearchError, RuntimeError):
+    """Of the processes that share a training one is gone, or they no longer hold the same."""
+
+
 class MissingPackageError(ActsearchError, ImportError):
     """An optional package that is not installed."""
 

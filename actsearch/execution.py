@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,6 +12,7 @@ import actsearch._torchvision  # noqa: F401
 import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from actsearch.cell.mixed import MixedSite
@@ -61,6 +62,14 @@ class Execution:
             if self.compile:
                 stack.enter_context(_compiled(task, None if self.compile is True else self.compile))
             yield
+
+
+def make_trainer(options: Mapping[str, Any]) -> pl.Trainer:
+    """Lightning's Trainer. Raises SettingsError for what it refuses, such as an accelerator that is not there."""
+    try:
+        return pl.Trainer(**options)
+    except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
+        raise SettingsError(f"Lightning's Trainer refuses its settings: {' '.join(str(error).split())}") from error
 
 
 GRAPHS = "reduce-overhead"

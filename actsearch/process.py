@@ -17,6 +17,8 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from actsearch.config import TrainerConfig
 from actsearch.errors import Stopped
+from actsearch.launched import requeue, slurm_job
+from actsearch.ranks import is_rank_zero
 from actsearch.report.voice import Voice
 
 # The one voice of the process, and what it can do; see there.
@@ -40,18 +42,24 @@ def prepare(trainer: TrainerConfig) -> None:
         ".*treespec, LeafSpec.*",
         ".*smaller than the logging interval.*",
         ".*have no `val_dataloader`.*",
+        ".*`srun` command is available.*",
     ):
         warnings.filterwarnings("ignore", message=pattern)
 
 
 @contextmanager
 def stoppable(how_to_go_on: Callable[[], str]) -> Iterator[None]:
-    """Within it, Ctrl-C and SIGTERM become Stopped, which says how to go on."""
+    """Within it, Ctrl-C and SIGTERM become Stopped, which says how to go on.
+
+    So does, in a job of SLURM, SIGUSR1, which tells that its time is nearly up: the job is put back in the queue.
+    """
+    times_up = threading.Event()
     try:
-        with _terminable():
+        with _terminable(times_up):
             yield
     except SIGTERMException:
-        raise Stopped(f"told to end (SIGTERM); {how_to_go_on()}", by_user=False) from None
+        why = _put_back(times_up) or "told to end (SIGTERM)"
+        raise Stopped(f"{why}; {how_to_go_on()}", by_user=False) from None
     except KeyboardInterrupt:
         raise Stopped(f"interrupted; {how_to_go_on()}", by_user=True) from None
     except SystemExit as ending:
@@ -60,11 +68,25 @@ def stoppable(how_to_go_on: Callable[[], str]) -> Iterator[None]:
         raise
 
 
+def _put_back(times_up: threading.Event) -> str:
+    """Requeue the job, if its time is up; in words, what was done, or why not."""
+    job = slurm_job()
+    if job is None or not times_up.is_set():
+        return ""
+    if not is_rank_zero():
+        return "time is nearly up"
+    say(f"time is nearly up: job {job} goes back in the queue")  # SLURM may end this process before it can say more
+    failure = requeue(job)
+    return f"job {job} cannot be put back in the queue ({failure}): submit it again" if failure else "time is nearly up"
+
+
 @contextmanager
-def _terminable() -> Iterator[None]:
+def _terminable(times_up: threading.Event) -> Iterator[None]:
     """Within it, SIGTERM raises SIGTERMException: at once, but a training first ends its step, so that it can be saved.
 
-    Lightning puts a handler of its own before this one for as long as it trains; that raises between two steps.
+    Lightning, or Together, puts a handler of its own before this one for as long as it trains; those raise between two
+    steps. In a job of SLURM, SIGUSR1 sets `times_up`, and then does the same. Lightning leaves SIGUSR1 alone where it
+    finds a handler; its own would save within a step.
     """
     if threading.current_thread() is not threading.main_thread():  # which alone gets signals
         yield
@@ -74,8 +96,14 @@ def _terminable() -> Iterator[None]:
         if signal.getsignal(signal.SIGTERM) is stop:
             raise SIGTERMException
 
-    before = signal.signal(signal.SIGTERM, stop)
+    def put_back(number: int, frame: Any) -> None:
+        times_up.set()
+        signal.raise_signal(signal.SIGTERM)
+
+    handlers = {signal.SIGTERM: stop} | ({signal.SIGUSR1: put_back} if slurm_job() is not None else {})
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)

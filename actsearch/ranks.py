@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import actsearch._torchvision  # noqa: F401
 
 import torch
@@ -10,7 +12,10 @@ from pytorch_lightning.utilities import rank_zero_only
 
 def is_rank_zero() -> bool:
     """Whether this process is the first, or the only one: the one that writes and prints."""
-    return getattr(rank_zero_only, "rank", 0) == 0
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank() == 0
+    # Before they have met, Lightning goes by the number within the machine.
+    return getattr(rank_zero_only, "rank", 0) == 0 and os.environ.get("NODE_RANK", "0") == "0"
 
 
 def rank_and_world() -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from actsearch.compare import DISCOVERED, Contestant, check_smoothness, fresh_ta
 from actsearch.compare.ranks import LEAST
 from actsearch.compare.records import plain as plain_data
 from actsearch.config import SearchConfig
+from actsearch.errors import SettingsError
 from actsearch.execution import Execution
 from actsearch.genotype import Genotype
 from actsearch.ops import registry
@@ -37,12 +38,13 @@ from actsearch.report.terminal import families
 from actsearch.reporting import reported_when_stopped, write_report
 from actsearch.run import SUMMARY, RunDirectory
 from actsearch.search.bilevel import BilevelSearch
-from actsearch.search.checkpoint import SearchCheckpoint, checkpoints
+from actsearch.search.checkpoint import checkpoints
 from actsearch.search.refine import Refinement
 from actsearch.search.strategies import TrialRecord
 from actsearch.search.strategies import log as trials_log
 from actsearch.seeds import seed_all
 from actsearch.space import SearchSpace
+from actsearch.together import Together
 from actsearch.transfer import as_discovered, controls, retrain_all
 from actsearch.trials import gradient_steps, may_train_on, search_by_trials
 from actsearch.work import under_way
@@ -90,6 +92,41 @@ class Place:
         if not self.can_go_on:
             return "there is no checkpoint yet: start it again"
         return f"go on with: actsearch search --resume {self.path}"
+
+
+def latest(config: SearchConfig) -> Path | None:
+    """The latest run in run.root/run.name that can go on; None if there is none.
+
+    Raises SettingsError if it is of other settings than `config`.
+    """
+    folder = Path(config.run.root) / (config.run.name or SearchSpace.load(config.space).name)
+    runs = [path for path in sorted(folder.glob("*")) if (path / "config.yaml").is_file() and Place(path).can_go_on]
+    if not runs:
+        return None
+    there, here = RunDirectory(runs[-1]).read_config(), config.to_dict()
+    if different := sorted(_differing(there, here)):
+        raise SettingsError(
+            f"{runs[-1]} is of other settings ({', '.join(different[:3])}), so it cannot be gone on with: give another "
+            "--run.name, or leave out --resume auto"
+        )
+    return runs[-1]
+
+
+# Where and how a search runs; everything else must be the same when it goes on.
+_FREE = ("run", "trainer", "data.root", "data.num_workers", "data.device")
+
+
+def _differing(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted names of the settings that decide a search and differ; what `there` does not tell is the same."""
+    for key, value in here.items():
+        name = prefix + key
+        other = there.get(key, value)
+        if name in _FREE or other == value:
+            continue
+        if isinstance(value, Mapping) and isinstance(other, Mapping):
+            yield from _differing(other, value, f"{name}.")
+        else:
+            yield name
 
 
 @dataclass(frozen=True)
@@ -299,8 +336,8 @@ class _Watcher(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, SearchCheckpoint):
-                self.place.path = callback.directory.parent
+            if isinstance(callback, Together):
+                self.place.path = callback.path
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, BilevelSearch)

@@ -20,6 +20,7 @@ from actsearch.compare import (
     standard_contestants,
 )
 from actsearch.compare.adapted import SOURCES, is_adapted
+from actsearch.compare.submitted import FOLDER as JOBS
 from actsearch.config import RetrainConfig, SearchConfig, TransferConfig, plain
 from actsearch.data.registry import KINDS
 from actsearch.errors import SettingsError, UnknownNameError
@@ -166,6 +167,8 @@ def retrain_all(
         data=experiment.data.title,
         directory=directory,
     )
+    if settings.submission is not None:
+        say(f"  each is a job of its own; their files are in {directory / JOBS}")
     done = 0
 
     def report(result: Retraining) -> None:
@@ -189,6 +192,7 @@ def retrain_all(
         force=settings.force,
         save_models=settings.save_models,
         losses=losses,
+        submit=settings.submission,
     )
     write(comparison, directory, f"{config.model.name} on {experiment.data.title}")
     if voice.is_read:

@@ -66,7 +66,7 @@ CONFIGS: Mapping[str, type[AnyConfig]] = {"search": SearchConfig, "transfer": Tr
 # What a trial can bring about by its own values; whatever else goes wrong would go wrong in every trial.
 OWN_FAULTS = (NonFiniteError, SettingsError, torch.OutOfMemoryError)
 # Settings that decide where and how fast a trial runs, not what it computes.
-PLACES = ("data.root", "data.num_workers", "data.device", "compare.jobs")
+PLACES = ("data.root", "data.num_workers", "data.device", "compare.jobs", "compare.launcher", "compare.submit")
 PLACE_SECTIONS = ("trainer", "run")
 RELAXATION, OPTIONS = "search.relaxation", "search.relaxation_options."
 OWNER = "study.id"  # file beside the results: whose they are
@@ -156,7 +156,10 @@ class Work:
                     raise SettingsError(f"{key} cannot be {shown(value)}, an end of its range: {error}") from None
         if self.plan.verb == "search":
             self._check_relaxations()
-        return self.config({})
+        config = self.config({})
+        if isinstance(config, SearchConfig):
+            config.trainer.check_alone("tune", "more workers try more values at a time (--workers K)")
+        return config
 
     def _check_relaxations(self) -> None:
         """Raise SettingsError if an option would be given to a relaxation that does not have it."""

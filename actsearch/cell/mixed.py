@@ -205,7 +205,7 @@ class MixedCell(nn.Module):
         found = {}
         with torch.no_grad():
             for slot in self.space.slots:
-                p = torch.zeros(len(slot.candidates), device=self.draws.device)
+                p = torch.zeros(len(slot.candidates), dtype=torch.float32, device=self.draws.device)
                 p[self._survivors[slot.name]] = self.relaxation.expected(self._surviving_alpha(slot.name))
                 found[slot.name] = p
         return found

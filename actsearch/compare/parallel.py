@@ -119,12 +119,13 @@ def _work(connection: Connection, payload: bytes, device: int | None, workers: i
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             contestant, seed = pickle.loads(connection.recv_bytes())
-            connection.send(_attempt(retrainer, contestant, seed, device, workers))
+            connection.send(attempt(retrainer, contestant, seed, device, workers))
 
 
-def _attempt(
+def attempt(
     retrainer: Retrainer, contestant: Contestant, seed: int, device: int | None, workers: int
 ) -> Retraining | str:
+    """The result, or in one line why there is none."""
     try:
         return retrainer(contestant, seed, device, workers)
     except ActsearchError as error:

@@ -50,7 +50,7 @@ class Records:
     def add(self, result: Retraining) -> None:
         """Append a result."""
         self.done[result.activation, result.seed] = result
-        line = {"function": self._identity[result.activation], **plain(dataclasses.asdict(result))}
+        line = {"function": self._identity[result.activation], **plain_retraining(result)}
         append_line(self.path, json.dumps(line))
 
     def _take(self, line: dict[str, Any]) -> None:
@@ -73,6 +73,11 @@ class Records:
 
     def _lines(self) -> list[dict[str, Any]]:
         return read_json_lines(self.path, "delete the line, and its retraining is done again, or use a new folder")
+
+
+def plain_retraining(result: Retraining) -> dict[str, Any]:
+    """Plain data that `retraining` reads back."""
+    return plain(dataclasses.asdict(result))
 
 
 def retraining(data: Mapping[str, Any]) -> Retraining:

@@ -27,7 +27,7 @@ from actsearch.compare.saved import model_file, save_model
 from actsearch.data.placement import PlaceData
 from actsearch.endings import explained
 from actsearch.errors import SettingsError, TaskError, unknown_name
-from actsearch.execution import Execution
+from actsearch.execution import Execution, make_trainer
 from actsearch.models import scale_weights
 from actsearch.ops.slope_recovery import has_slopes
 from actsearch.search.batches import SeededBatches, SeededSteps
@@ -181,8 +181,8 @@ class Retrainer:
         own = list(self.trainer.get("callbacks") or [])
         if self.budget.slope_recovery and has_slopes(task):
             own.append(SlopeRecovery(self.budget.slope_recovery))
-        trainer = pl.Trainer(
-            **{
+        trainer = make_trainer(
+            {
                 "logger": False,
                 "enable_checkpointing": False,
                 "enable_progress_bar": False,

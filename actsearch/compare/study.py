@@ -22,6 +22,7 @@ from actsearch.compare.cost import saved_bytes
 from actsearch.compare.parallel import run_parallel
 from actsearch.compare.records import Records
 from actsearch.compare.retrain import PLACE, Budget, Curve, Retrainer, Retraining
+from actsearch.compare.submitted import run_submitted
 from actsearch.errors import SettingsError, SwapError, TaskError, UnknownNameError
 from actsearch.execution import Execution
 from actsearch.genotype import Genotype
@@ -52,6 +53,7 @@ def compare(
     force: bool = False,
     save_models: bool = False,
     losses: Mapping[str, float] | None = None,
+    submit: Mapping[str, Any] | None = None,
 ) -> Comparison:
     """Retrain every contestant from scratch for every seed, at the same budget, and test it.
 
@@ -82,6 +84,8 @@ def compare(
         save_models: write every trained model to `directory`/models; see `actsearch.compare.load_model`. Retrainings
             that are done, but without a model, are then done again.
         losses: what a search measured of contestants, by name, for the rank correlation with their retraining.
+        submit: options of submitit, which then makes a job of a cluster of each retraining, `jobs` at a time; see
+            `run_submitted`.
 
     Raises TaskError if the task does not log the metric, RunError if the directory cannot be written, is in use by
     another process, or holds results of other functions or conditions, SettingsError and UnknownNameError for arguments
@@ -118,8 +122,9 @@ def compare(
             if not force:
                 check_smoothness(build_task, contestants)
         # Closed whatever happens, so that no worker outlives an interrupt.
+        coming_from = _train(retrainer, missing, jobs, options, Path(directory), submit)
         work = under_way("comparison", len(missing), "retrainings") if len(missing) > 1 else contextlib.nullcontext()
-        with work as all_of_it, contextlib.closing(_train(retrainer, missing, jobs, options)) as coming:
+        with work as all_of_it, contextlib.closing(coming_from) as coming:
             for result in coming:
                 records.add(result)
                 if all_of_it is not None:
@@ -152,9 +157,17 @@ def _is_done(records: Records, name: str, seed: int, save_to: Path | None) -> bo
 
 
 def _train(
-    retrainer: Retrainer, missing: Sequence[tuple[Contestant, int]], jobs: int, options: Mapping[str, Any]
+    retrainer: Retrainer,
+    missing: Sequence[tuple[Contestant, int]],
+    jobs: int,
+    options: Mapping[str, Any],
+    directory: Path,
+    submit: Mapping[str, Any] | None,
 ) -> Generator[Retraining, None, None]:
     """Seeds outermost: a comparison that is cut short still has complete pairs."""
+    if submit is not None:
+        yield from run_submitted(retrainer, missing, jobs, directory, submit)
+        return
     if jobs > 1 and missing:
         yield from run_parallel(retrainer, missing, jobs, _accelerators(options))
         return

@@ -10,6 +10,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from actsearch.ranks import rank_and_world
+
 
 class Averages:
     """Sums and counts by name; tensors stay where they are until somebody asks for the means."""
@@ -48,6 +50,19 @@ class Averages:
     def load(self, state: Mapping[str, list[float | int]]) -> None:
         """Go on from what `state` gave."""
         self._sums = {name: list(entry) for name, entry in state.items()}
+
+    def gather(self) -> None:
+        """Add up the sums and counts of all processes that share the training; all must call it."""
+        _, world = rank_and_world()
+        if world == 1:
+            return
+        found: list[dict[str, list[float | int]]] = [{} for _ in range(world)]
+        torch.distributed.all_gather_object(found, self.state())
+        self._sums = {}
+        for state in found:
+            for name, (total, n) in state.items():
+                entry = self._sums.setdefault(name, [0.0, 0])
+                entry[0], entry[1] = entry[0] + total, entry[1] + n
 
     @contextmanager
     def recording(self, task: pl.LightningModule, prefix: str | None) -> Iterator[None]:

@@ -14,6 +14,7 @@ import reprlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from typing import Any
 
 import actsearch._torchvision  # noqa: F401
@@ -27,6 +28,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from actsearch.cell.mixed import MixedCell
 from actsearch.errors import EvaluatorError, NonFiniteError, RunError, SettingsError, TaskError
 from actsearch.ops.spec import registry
+from actsearch.ranks import rank_and_world
+from actsearch.search.agreement import check_agreement
 from actsearch.search.averages import Averages
 from actsearch.search.gate import Gate
 from actsearch.search.late import LateReadings
@@ -217,7 +220,21 @@ class BilevelSearch(pl.LightningModule):
         self.steps.fill_(self._n_steps)
         if s.shrink and s.shrink_unit == "step":
             self._shrink(self._weight_steps)
+        if self._n_steps % s.check_ranks == 0:
+            self._check_agreement()
         self._seconds += time.perf_counter() - started
+
+    def _check_agreement(self) -> None:
+        """Raise RankError if processes that share this search do not hold the same."""
+        check_agreement(
+            {"α": self.alphas, "parameters of operations": self.op_parameters, "weights": self.weights},
+            {
+                "surviving candidates": repr([cell.survivors for cell in self._cells()]),
+                "epochs and steps done": f"{int(self.epochs_done)} {self._n_steps}",
+            },
+            self.device,
+            self._n_steps,
+        )
 
     @property
     def _weight_steps(self) -> int:
@@ -458,6 +475,8 @@ class BilevelSearch(pl.LightningModule):
     def on_fit_start(self) -> None:
         if self.trainer.precision in ("16-mixed", "16-true"):
             raise SettingsError("float16 needs loss scaling, which two levels do not share; use precision bf16-mixed")
+        if self.trainer.precision == "bf16-true":
+            raise SettingsError("in bfloat16 α is rounded to 8 bits, and most of its steps are lost; use bf16-mixed")
 
     def on_train_start(self) -> None:
         if self.deferred is None:
@@ -466,6 +485,7 @@ class BilevelSearch(pl.LightningModule):
         self._make_gates()
         self._begin_epoch()  # a search that is resumed within an epoch is not told that it starts
         self._n_steps = int(self.steps)
+        self._check_agreement()  # as when one process found a checkpoint, and another did not
         s = self.settings
         batches = int(self.trainer.num_training_batches) * s.epochs
         length = s.epochs if s.shrink_unit == "epoch" else batches // s.accumulate
@@ -515,6 +535,7 @@ class BilevelSearch(pl.LightningModule):
             return
         self._read_late(None)
         self._forward_hook("on_train_epoch_end")
+        self._check_agreement()
         if self.settings.shrink_unit == "epoch":
             self._shrink(epoch)
         snapshot = self.measure(epoch)
@@ -561,12 +582,16 @@ class BilevelSearch(pl.LightningModule):
             return mean_loss(self.task, self.validation if batches is None else batches, self.device)
 
     def measure(self, epoch: int) -> Snapshot:
-        """Everything that there is to tell at the end of `epoch`."""
+        """Everything that there is to tell at the end of `epoch`.
+
+        Processes share the validation batches; losses and what the task logs are means over all of them.
+        """
         seed_all(self.settings.seed, epoch, -1)
+        rank, world = rank_and_world()
         pre_activations: dict[str, Tensor] = {}
         is_first = True
         with self._measuring(None):
-            for index, batch in enumerate(self.validation):
+            for index, batch in islice(enumerate(self.validation), rank, None, world):
                 batch = self._to_device(batch)
                 with recorded_inputs(self.task) if is_first else _nothing() as found:
                     self._averages.add("loss/val", self._loss(batch, index, None))
@@ -577,6 +602,7 @@ class BilevelSearch(pl.LightningModule):
             name: [pre_activations[s] for s in cell.site_names if s in pre_activations]
             for name, cell in zip(self.cells, self._cells(), strict=True)
         }
+        self._averages.gather()
         averages = self._averages.means()
         return Snapshot(
             epoch=epoch,

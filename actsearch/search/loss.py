@@ -45,7 +45,9 @@ def mean_loss(task: pl.LightningModule, batches: Iterable[Any], device: torch.de
 
 
 def to_device(task: pl.LightningModule, batch: Any, device: torch.device) -> Any:
-    """The batch on `device`, by the way that the task prescribes."""
+    """The batch on `device`, by the way that the task prescribes, in the precision of its trainer."""
+    if task._trainer is not None:
+        batch = task._trainer.precision_plugin.convert_input(batch)
     batch = task.on_before_batch_transfer(batch, 0)
     batch = task.transfer_batch_to_device(batch, device, 0)
     return task.on_after_batch_transfer(batch, 0)

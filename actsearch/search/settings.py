@@ -81,6 +81,8 @@ class SearchSettings:
         shrink_unit: whether the schedule counts epochs or the weights' optimiser's steps; with steps, shrink_start is
             a step.
         max_skipped: stop after this many steps whose loss or gradient was not finite.
+        check_ranks: where several processes share a search, it is asserted after so many batches, and after every
+            epoch, that all hold the same α, parameters of operations, candidates and weights, bit for bit.
         refine: local search after discretisation.
         force: search a space, with a warm start, that is less smooth than the model needs.
     """
@@ -114,6 +116,7 @@ class SearchSettings:
     shrink_start: int = 2
     shrink_unit: Literal["epoch", "step"] = "epoch"
     max_skipped: int = 20
+    check_ranks: int = 100
     refine: RefineSettings = field(default_factory=RefineSettings)
     force: bool = False
 
@@ -123,6 +126,7 @@ class SearchSettings:
         _at_least("accumulate", self.accumulate, 1)
         _at_least("warm_epochs", self.warm_epochs, 0)
         _at_least("max_skipped", self.max_skipped, 0)
+        _at_least("check_ranks", self.check_ranks, 1)
         _at_least("shrink_start", self.shrink_start, 1)
         for name, least in (("epoch_batches", 1), ("validation_batches", 1), ("warm_steps", 0)):
             if getattr(self, name) is not None:

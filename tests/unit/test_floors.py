@@ -12,14 +12,14 @@ PACKAGE = Path(__file__).parents[2] / "actsearch"
 
 # Low to high; the modules of one line may import one another.
 FLOORS = [
-    {"errors", "files", "lock", "ranks", "seeds", "work", "_torchvision"},
+    {"errors", "files", "launched", "lock", "ranks", "seeds", "work", "_torchvision"},
     {"ops"},
     {"genotype"},
     {"space", "zoo"},
     {"cell"},
     {"activation", "export"},
     {"swap"},
-    {"advancing", "endings", "execution"},
+    {"advancing", "endings", "execution", "together"},
     {"models", "data", "tasks", "forcefield"},
     {"search"},
     {"run"},

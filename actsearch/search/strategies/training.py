@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from actsearch.activation import Activation
 from actsearch.data.placement import PlaceData
 from actsearch.errors import TaskError
-from actsearch.execution import Execution
+from actsearch.execution import Execution, make_trainer
 from actsearch.genotype import Genotype
 from actsearch.ops.slope_recovery import has_slopes
 from actsearch.search.batches import SeededBatches, SeededSteps
@@ -70,8 +70,8 @@ class TrialTraining:
         s = self.settings
         judging = _Judging(self, rungs, judge)
         own = [SlopeRecovery(s.slope_recovery)] if s.slope_recovery and has_slopes(task) else []
-        trainer = pl.Trainer(
-            **{
+        trainer = make_trainer(
+            {
                 "logger": False,
                 "enable_checkpointing": False,
                 "enable_progress_bar": False,
