@@ -372,10 +372,12 @@ class Comparison:
         """From the comparison.json of a directory. Raises RunError."""
         path = Path(directory) / FILE
         try:
-            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+            found = cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+            found.tests  # noqa: B018  of what lacks a retraining they cannot be computed
+            return found
         except OSError as error:
             raise RunError(f"cannot read {path}: {error.strerror or error}") from None
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise RunError(f"{path} is not a comparison ({type(error).__name__}: {error})") from None
 
     def save(self, directory: Path | str) -> None:

@@ -39,7 +39,7 @@ def environment() -> dict[str, str]:
 
 def done(*arguments: str | Path, cwd: Path) -> str:
     found = subprocess.run(
-        actsearch(*arguments), cwd=cwd, env=environment(), capture_output=True, text=True, timeout=120
+        actsearch(*arguments), cwd=cwd, env=environment(), capture_output=True, text=True, timeout=200
     )
     assert found.returncode == 0, found.stdout + found.stderr
     return found.stdout
@@ -62,7 +62,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = actsearch("search", *TINY, "--search.epochs", "40")
     process = subprocess.Popen(command, cwd=root, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + 200
         while len([*root.glob("runs/tiny/*/genotypes.jsonl")]) == 0 or _epochs(root) < 2:
             assert process.poll() is None, process.stderr and process.stderr.read().decode()
             assert time.monotonic() < deadline, "the search does not begin"
@@ -220,7 +220,7 @@ def test_a_search_that_is_told_to_end_leaves_its_report(killed: Path, tmp_path: 
         command, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
     try:
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + 200
         while _epochs(killed.parents[2]) <= before + 1:
             assert process.poll() is None, process.stderr and process.stderr.read().decode()
             assert time.monotonic() < deadline, "the search does not go on"

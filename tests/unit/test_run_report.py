@@ -297,6 +297,31 @@ def copied(run: Path, to: Path) -> Path:
 @pytest.mark.parametrize(
     "change",
     [
+        lambda data: data["retrainings"].pop(),
+        lambda data: data["seeds"].clear(),
+        lambda data: data.update(metric="test_other"),
+        lambda data: data["rows"].append(data["rows"][0] | {"name": "lost"}),
+        lambda data: data["retrainings"][0]["metrics"].update(test_acc="much"),
+    ],
+    ids=["retraining", "seeds", "metric", "row", "word"],
+)
+def test_a_comparison_that_lacks_something_is_left_out(
+    change: Callable[[Any], object], whole: Path, tmp_path: Path
+) -> None:
+    path = copied(whole, tmp_path)
+    data = json.loads((path / "comparison.json").read_text())
+    change(data)
+    (path / "comparison.json").write_text(json.dumps(data))
+    run = read_run(path)
+    assert run.comparison is None
+    assert len(run.notes) == 1
+    assert "is not a comparison" in run.notes[0]
+    assert run_page(run).endswith("</html>\n")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
         lambda line: line["cells"]["network"]["probabilities"].update(u1=7),
         lambda line: line["cells"]["network"]["probabilities"]["u1"].update(relu="much"),
         lambda line: line["cells"]["network"].update(genotype={"format": "other"}),

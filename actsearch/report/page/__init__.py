@@ -84,7 +84,7 @@ def comparison_page(
     )
     return _render(
         title=_title(comparison.context) or path.name,
-        kind="Comparison",
+        kind="Strategies" if searches else "Comparison",
         subtitle=of,
         cautions=cautions.of_comparison(comparison),
         finished=True,

@@ -189,6 +189,6 @@ def _results(comparison: Comparison) -> Iterator[Caution]:
             if n < 2
             else f"{n} seeds show large differences only; true ones{size} may well have been missed."
         )
-        yield Caution("caution", "Few seeds", f"{text} A transfer takes more.")
+        yield Caution("caution", "Few seeds", f"{text} More seeds would tell.")
     if missing := comparison.missing_controls():
         yield Caution("caution", "Missing controls", f"Not compared with: {', '.join(missing)}.")

@@ -49,7 +49,7 @@ def tables(comparison: Comparison) -> list[TableView]:
             shown = [*cells[:STATISTICS]]
             if test is not None and test.paired.n:
                 # As everywhere on the page: of the reference to the other.
-                shown[4] = f"{difference(comparison, test)} [{_interval(comparison, test)}]"
+                shown[4] = f"{_signed_mean(comparison, test)} [{_interval(comparison, test)}]"
             rows.append((_class(row), tuple(shown)))
         found.append(TableView(f"Differences of {name}" if name else "Means over seeds", tuple(columns), tuple(rows)))
     return found
@@ -124,7 +124,11 @@ def _mean(comparison: Comparison, row: Row) -> str:
 def difference(comparison: Comparison, test: Test) -> str:
     """Of the reference to the other one, in points where the metric is in percent."""
     unit = " points" if comparison.scale == 100 else ""
-    return f"{comparison.scale * test.paired.mean:+.{_digits(comparison)}f}{unit}".replace("-", "−")
+    return f"{_signed_mean(comparison, test)}{unit}"
+
+
+def _signed_mean(comparison: Comparison, test: Test) -> str:
+    return f"{comparison.scale * test.paired.mean:+.{_digits(comparison)}f}".replace("-", "−")
 
 
 def _evidence(comparison: Comparison, test: Test) -> str:
