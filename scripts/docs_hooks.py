@@ -40,17 +40,20 @@ SECONDS = 300  # of one cell of a notebook
 
 @event_priority(100)  # before mkdocs-jupyter, which is to show the executed notebooks
 def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds the pages that are made, and puts executed notebooks in the place of those in the folder."""
     for name, content in pages():
         files.append(File.generated(config, name, content=content))
     files.append(File.generated(config, "changelog.md", abs_src_path=str(ROOT / "CHANGELOG.md")))
+    folder = Path(tempfile.mkdtemp(prefix="actsearch-docs-"))
     for file in [file for file in files if file.src_uri.endswith(".ipynb")]:
         files.remove(file)
-        path = executed(Path(str(file.abs_src_path)))
-        files.append(File.generated(config, file.src_uri, abs_src_path=str(path)))
+        execute(Path(str(file.abs_src_path)), folder / file.src_uri)
+        files.append(File(file.src_uri, str(folder), config.site_dir, config.use_directory_urls))
     return files
 
 
 def on_page_content(text: str, **_: object) -> str:
+    """MathML in the place of LaTeX, so that no script is needed to read it."""
     return MATH.sub(lambda found: mathml(html.unescape(found[2]).strip(), found[1] == "div"), text)
 
 
@@ -107,9 +110,9 @@ def commands() -> str:
 
 
 def printed(arguments: list[str]) -> str:
-    """What the command line prints, 100 columns wide."""
+    """What the command line prints, 88 columns wide."""
     before = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = "100"
+    os.environ["COLUMNS"] = "88"
     try:
         with contextlib.redirect_stdout(io.StringIO()) as output:
             cli.main(arguments)
@@ -122,17 +125,26 @@ def printed(arguments: list[str]) -> str:
 
 @functools.cache
 def mathml(latex: str, block: bool) -> str:
-    return convert(latex, display="block" if block else "inline")
+    if not block:
+        return convert(latex)
+    return f'<div class="formula">{convert(latex, display="block")}</div>'  # a wide one scrolls by itself
 
 
-def executed(path: Path) -> Path:
-    """A copy of the notebook with its outputs, run in a folder of its own. Raises CellExecutionError."""
-    folder = Path(tempfile.mkdtemp(prefix="actsearch-docs-"))
+def execute(path: Path, target: Path) -> None:
+    """Run the notebook at `path` in the folder of `target`, where it is written with its outputs.
+
+    Raises CellExecutionError.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=SECONDS, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
+    NotebookClient(
+        notebook,
+        timeout=SECONDS,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(target.parent)}},
+        extra_arguments=["--log-level=ERROR"],  # it warns of who might listen
+    ).execute()
     for cell in notebook.cells:
-        # What libraries tell of the machine that builds the site.
-        if cell.cell_type == "code":
+        if cell.cell_type == "code":  # what libraries tell of the machine that builds the site
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
-    nbformat.write(notebook, folder / path.name)
-    return folder / path.name
+    nbformat.write(notebook, target)
