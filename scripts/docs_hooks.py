@@ -95,7 +95,11 @@ def configs() -> str:
             text = path.read_text(encoding="utf-8").strip()
             first = re.match(r"(?:#.*\n)+", text)
             about = " ".join(line.lstrip("# ") for line in first[0].splitlines()) if first else ""
-            fence = [f'    ```yaml title="configs/{folder}/{name}.yaml"', *(f"    {t}" for t in text.splitlines()), "    ```"]
+            fence = [
+                f'    ```yaml title="configs/{folder}/{name}.yaml"',
+                *(f"    {t}" for t in text.splitlines()),
+                "    ```",
+            ]
             lines += ["", f"### {name} {{ #{folder}-{name} }}", "", about, "", '??? note "The file"', "", *fence]
     return "\n".join([*lines, ""])
 

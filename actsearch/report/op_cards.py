@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-from collections.abc import Iterable
 
 import sympy
 import torch
-from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from actsearch.ops import formula as formulas
@@ -23,8 +22,8 @@ ABOUT = {
     "literature": "Operations of the older literature (Ramachandran et al. 2017, arXiv 1710.05941), off in `grafs`.",
     "laaf": "Adaptive slopes: a trained factor, shared by the network, a site or a channel (Jagtap et al. 2020, "
     "arXiv 1909.12228). The search combines them with other operations.",
-    "taafs": "Series of ten trained coefficients in tanh x (Li 2024, arXiv 2412.14655). The pictures show the functions "
-    "that the coefficients weigh, the first four in colour; the series start at the least-squares fit to tanh.",
+    "taafs": "Series of ten trained coefficients in tanh x (Li 2024, arXiv 2412.14655). The pictures show the "
+    "functions that the coefficients weigh, the first four in colour; the series start at the least-squares fit to tanh.",
 }
 
 
@@ -35,7 +34,7 @@ class _Count(TorchDispatchMode):
         super().__init__()
         self.n = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         returns = func._schema.returns
         if any(r.alias_info is None or r.alias_info.is_write for r in returns):
             self.n += 1
@@ -59,7 +58,8 @@ def cost(spec: OpSpec) -> tuple[int, int]:
 def latex(spec: OpSpec) -> str:
     """The formula in LaTeX; of a series that of its sum, whose functions `terms` tells."""
     if spec.id in BASES:
-        return r"\sum_{k=0}^{%d} c_k\, \varphi_k(x)" % (spec.parameters[0].shape[0] - 1)
+        last = spec.parameters[0].shape[0] - 1
+        return rf"\sum_{{k=0}}^{{{last}}} c_k\, \varphi_k(x)"
     arguments = [sympy.Symbol(name, real=True) for name in spec.arguments]
     parameters = {p.name: sympy.Symbol(p.name, real=True) for p in spec.parameters}
     return _readable(sympy.latex(formulas.of_op(spec, *arguments, **parameters)))
@@ -97,7 +97,7 @@ def picture_name(spec: OpSpec) -> str:
 def card(spec: OpSpec, picture: str) -> str:
     """One operation: heading, picture at the address `picture`, formula, and a table of facts."""
     lines = [f"### `{spec.id}` {{ #{spec.id} }}", "", '<div class="card" markdown>', "", f"![{_alt(spec)}]({picture})"]
-    lines += ["", '<div markdown>', "", f"$$ y = {latex(spec)} $$", ""]
+    lines += ["", "<div markdown>", "", f"$$ y = {latex(spec)} $$", ""]
     for term in terms(spec):
         lines += [f"$$ {term} $$", ""]
     lines += ["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in facts(spec)), "", "</div>", ""]
@@ -144,16 +144,16 @@ def index() -> str:
     lines = [
         "# Operations",
         "",
-        f"What a cell can hold: {len(registry)} operations in {len(FAMILIES)} families. A search space names them by id, "
-        "or a whole family as `group:NAME`. Every id links to a card.",
+        f"What a cell can hold: {len(registry)} operations in {len(FAMILIES)} families. A search space names them by "
+        "id, or a whole family as `group:NAME`. Every id links to a card.",
         "",
         "Every operation is finite, with finite first and second derivatives, at every finite input. Where its formula "
         "would overflow, a guard keeps it finite; the card says up to which input it follows its formula exactly.",
         "",
         "The cost on a card counts the tensor operations that torch runs for one call of the operation by itself, as "
-        "the dense evaluator makes it; it says nothing of their size. A search by the table evaluator calls an operation "
-        "for some thousand knots only, whatever the batch, and a discovered function can be compiled into one kernel: "
-        "[performance](../performance.md) has what was measured.",
+        "the dense evaluator makes it; it says nothing of their size. A search by the table evaluator calls an "
+        "operation for some thousand knots only, whatever the batch, and a discovered function can be compiled into one "
+        "kernel: [performance](../performance.md) has what was measured.",
         "",
     ]
     for group, title in FAMILIES.items():
@@ -212,7 +212,12 @@ def _parameter(parameter: OpParameter) -> str:
     return f"{_symbol(parameter)}: {start}; {whose}; trained with {level}"
 
 
-def _spaces(spec: OpSpec) -> Iterable[str]:
-    for name in SearchSpace.names():
-        if any(spec.id in slot.candidates for slot in SearchSpace.load(name).slots):
-            yield name
+def _spaces(spec: OpSpec) -> list[str]:
+    """The shipped spaces that have it among their candidates."""
+    return [name for name, ops in _candidates().items() if spec.id in ops]
+
+
+@functools.cache
+def _candidates() -> dict[str, set[str]]:
+    spaces = map(SearchSpace.load, SearchSpace.names())
+    return {space.name: {op for slot in space.slots for op in slot.candidates} for space in spaces}

@@ -109,5 +109,3 @@ def _draw_plane(axes: Axes, spec: OpSpec) -> None:
     bar = axes.figure.colorbar(filled, ax=axes, ticks=levels[::7])
     bar.ax.tick_params(colors=GREY, labelsize=8)
     bar.outline.set_edgecolor(GREY)
-
-
