@@ -23,7 +23,7 @@ ABOUT = {
     "laaf": "Adaptive slopes: a trained factor, shared by the network, a site or a channel (Jagtap et al. 2020, "
     "arXiv 1909.12228). The search combines them with other operations.",
     "taafs": "Series of ten trained coefficients in tanh x (Li 2024, arXiv 2412.14655). The pictures show the "
-    "functions that the coefficients weigh, the first four in colour; the series start at the least-squares fit to tanh.",
+    "functions that the coefficients weigh, the first four in colour. It starts at least-squares fit to tanh.",
 }
 
 
@@ -152,8 +152,8 @@ def index() -> str:
         "",
         "The cost on a card counts the tensor operations that torch runs for one call of the operation by itself, as "
         "the dense evaluator makes it; it says nothing of their size. A search by the table evaluator calls an "
-        "operation for some thousand knots only, whatever the batch, and a discovered function can be compiled into one "
-        "kernel: [performance](../performance.md) has what was measured.",
+        "operation for some thousand knots only, whatever the batch, and a discovered function can be compiled "
+        "into one kernel: [performance](../performance.md) has what was measured.",
         "",
     ]
     for group, title in FAMILIES.items():

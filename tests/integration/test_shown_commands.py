@@ -41,7 +41,7 @@ ACTSEARCH = [c for c in COMMANDS if re.match(r"(python -m )?actsearch (?!bench -
 IMAGES = ["--data.limit_train", "192", "--data.limit_test", "64"]
 FRAMES = ["--data.limit_train", "8", "--data.limit_test", "2"]
 COPPER = ["--data.options", "{frames: 16, cutoff: 4.0}"]
-POINTS = ["--data.options", "{n_residual: 40, n_data: 10}", "--compare.activations", "[tanh]"]
+POINTS = ["--data.options", "{n_residual: 40, n_data: 10}", "--compare.activations", "[tanh]", "--space", "taafs"]
 COMPARE = ["--compare.epochs", "1", "--compare.random", "1", "--compare.jobs", "1"]
 SEARCH = ["--search.epochs", "3", "--search.warm_epochs", "1", "--search.shrink_start", "2"]
 SEARCH += ["--search.refine.evaluations", "5", "--compare.seeds", "1", *COMPARE]
@@ -51,7 +51,7 @@ SHORT = {
     "transfer": ["--seeds", "1", *COMPARE],
     "tune": ["--trials", "1", "--workers", "1"],
     "bench": ["--quick", "--repeats", "1", "--budget", "2"],
-    "md": ["--steps", "5", "--time-steps", "1"],
+    "md": ["--steps", "30", "--time-steps", "1"],
 }
 
 
@@ -105,7 +105,7 @@ def test_the_command_runs(
     if arguments[0] == "md" and not Path(place, arguments[1]).is_file():  # what the command before it leaves
         made = next(c for c in ACTSEARCH if "--adapt" in c and "save_models" in c)
         assert run(shortened(made), place, monkeypatch) == 0
-    arguments = [a.replace("/shared", str(place / "shared")) for a in arguments]
+    arguments = [a.replace("journal:/shared", f"journal:{place}/shared") for a in arguments]
     assert run(arguments, place, monkeypatch) == 0
 
 
