@@ -29,7 +29,7 @@ def steps() -> list[tuple[str, str, bool]]:
 
 
 def words(line: str) -> str:
-    return " ".join(line.split())
+    return re.sub(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", "DATE", " ".join(line.split()))
 
 
 def test_the_tour_shows_an_output_for_every_command() -> None:
@@ -60,7 +60,7 @@ def test_the_commands_of_the_tour_print_what_it_shows(tmp_path: Path) -> None:
         if varies:
             present = [line.split(" ")[0] for line in present]
         for line in map(words, shown.splitlines()):
-            if not line or line == "…" or line.startswith("runs/"):
+            if line in ("", "…"):
                 continue
             expected = line.split(" ")[0] if varies else line
             assert expected in present, f"{command}: {line}"
