@@ -23,7 +23,7 @@ ABOUT = {
     "laaf": "Adaptive slopes: a trained factor, shared by the network, a site or a channel (Jagtap et al. 2020, "
     "arXiv 1909.12228). The search combines them with other operations.",
     "taafs": "Series of ten trained coefficients in tanh x (Li 2024, arXiv 2412.14655). The pictures show the "
-    "functions that the coefficients weigh, the first four in colour. It starts at least-squares fit to tanh.",
+    "functions that the coefficients weigh, the first four in colour; they start at the least-squares fit to tanh.",
 }
 
 
