@@ -5,12 +5,14 @@ Nothing that is made here is committed. What the pages say is written in `actsea
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import html
 import io
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +47,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, name, content=content))
     files.append(File.generated(config, "changelog.md", abs_src_path=str(ROOT / "CHANGELOG.md")))
     folder = Path(tempfile.mkdtemp(prefix="actsearch-docs-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for file in [file for file in files if file.src_uri.endswith(".ipynb")]:
         files.remove(file)
         execute(Path(str(file.abs_src_path)), folder / file.src_uri)
