@@ -4,7 +4,7 @@ PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 DEEPMD := .venv-deepmd
 
-.PHONY: search test test-slow test-deepmd lint clean
+.PHONY: search test test-slow test-deepmd docs lint clean
 
 # Options go into ARGS: make search ARGS="--config fashion_mnist_lenet"
 search: $(STAMP)
@@ -20,6 +20,10 @@ test-slow: $(STAMP)
 # about 7 minutes, the other installed without what it asks for.
 test-deepmd: $(DEEPMD)/.installed
 	$(DEEPMD)/bin/python -m pytest -q tests/deepmd
+
+# The site, in build/site; it runs the notebooks. Warnings are errors.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 
 lint: $(STAMP)
 	$(PYTHON) -m ruff check .

@@ -64,7 +64,7 @@ def derivatives(function: Function, x: Array, order: int) -> list[Array]:
                 y = torch.autograd.grad(y.sum(), point, create_graph=True, materialize_grads=True)[0]
             else:
                 y = torch.zeros_like(point)
-            found.append(y.detach().numpy().copy())
+            found.append(y.detach().numpy(force=True).copy())
     return found
 
 
