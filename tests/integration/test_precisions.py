@@ -10,7 +10,7 @@ import torch
 
 from actsearch import cli
 
-SMALL = ["search", "--space", "tiny", "--search.epochs", "3", "--search.refine.evaluations", "4", "--run.quiet", "true"]
+SMALL = ["search", "--space", "tiny", "--search.epochs", "3", "--search.refine.evaluations", "4", "--progress", "quiet"]
 SMALL += ["--data.limit_train", "128", "--data.limit_test", "64", "--data.batch_size", "16", "--trainer.threads", "1"]
 SMALL += ["--model.options", "{width: 2}", "--trainer.accelerator", "cpu", "--run.root", "."]
 COMPARED = ["--compare.seeds", "1", "--compare.epochs", "1", "--compare.random", "0", "--compare.activations", "[relu]"]
