@@ -79,9 +79,8 @@ def comparison_page(
     """The report of a comparison that lies in the folder `path`; `searches` is what strategies found, if they did."""
     context = {key: value for key, value in comparison.context.items() if isinstance(value, dict)}
     n = len(comparison.seeds)
-    of = (
-        f"{len(comparison.entries)} activations, {n} seed{'s' * (n != 1)}, {comparison.epochs} epochs each from scratch"
-    )
+    epochs = f"{comparison.epochs} epoch{'s' * (comparison.epochs != 1)} each from scratch"
+    of = f"{len(comparison.entries)} activations, {n} seed{'s' * (n != 1)}, {epochs}"
     return _render(
         title=_title(comparison.context) or path.name,
         kind="Strategies" if searches else "Comparison",

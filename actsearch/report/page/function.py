@@ -27,6 +27,7 @@ from actsearch.report.curve import (
 from actsearch.report.facts import facts
 from actsearch.report.page.chart import Chart, number, path, signed
 from actsearch.report.page.formula import mathml
+from actsearch.report.page.way import LOSSES
 from actsearch.report.plots import REFERENCES, functions_at_sites
 from actsearch.report.terminal import derivative_text, families
 
@@ -209,6 +210,8 @@ def _refined(cells: Sequence[CellRecord]) -> bool:
 
 def _stage(record: RunRecord, k: int) -> dict[str, Any]:
     """What is told of an epoch beside its function."""
+    known = [(short, float(record.losses[name][k])) for name, short, _ in LOSSES if name in record.losses]
+    losses = [f"{short} {number(loss)}" for short, loss in known if np.isfinite(loss)]
     cells = list(record.cells.values())
     choices = []
     for slot, ops in cells[0].candidates.items():
@@ -220,7 +223,7 @@ def _stage(record: RunRecord, k: int) -> dict[str, Any]:
         "at": int(record.epochs[k]),
         "phase": record.phases[k],
         "survivors": int(sum(n[k] for cell in cells for n in cell.survivors.values())),
-        "losses": "loss " + ", ".join(f"{name} {number(float(loss[k]))}" for name, loss in record.losses.items()),
+        "losses": "loss: " + (", ".join(losses) or "not finite"),
         "choices": choices,
     }
 

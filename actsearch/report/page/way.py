@@ -15,7 +15,7 @@ from actsearch.report.page.chart import Chart, number, spans
 NAMED = 4  # candidates of a slot that have a colour and a name; the others are thin grey lines
 SERIES = 8  # colours
 MOST_TRIALS = 15  # in the table
-_LOSSES = (
+LOSSES = (
     ("train", "weights", "the mixture, on the part that trains the weights"),
     ("arch", "mixture", "the mixture, on α's part"),
     ("val", "discrete", "the discrete function, on α's part"),
@@ -129,7 +129,7 @@ def _slot_in_words(cell: CellRecord, slot: str, order: Sequence[int], chosen: st
 
 def losses(record: RunRecord) -> Figure | None:
     """Of the search, over the epochs."""
-    known = [(name, short, long) for name, short, long in _LOSSES if name in record.losses]
+    known = [(name, short, long) for name, short, long in LOSSES if name in record.losses]
     series = {name: record.losses[name] for name, _, _ in known}
     every = [v for loss in series.values() for v in loss.tolist() if math.isfinite(v)]
     if not every:
