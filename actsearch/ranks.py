@@ -12,9 +12,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 def is_rank_zero() -> bool:
     """Whether this process is the first, or the only one: the one that writes and prints."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank() == 0
-    # Before they have met, Lightning goes by the number within the machine.
+    # Before it has a Trainer, Lightning goes by the number within the machine.
     return getattr(rank_zero_only, "rank", 0) == 0 and os.environ.get("NODE_RANK", "0") == "0"
 
 

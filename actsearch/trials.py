@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from actsearch.errors import SettingsError, SmoothnessError
 from actsearch.execution import Execution
 from actsearch.genotype import Genotype
+from actsearch.launched import check_started_alone
 from actsearch.lock import locked
 from actsearch.ops import registry
 from actsearch.report.tensorboard import TrialsBoard, log_scores
@@ -193,6 +194,7 @@ def _check(space: SearchSpace, options: Mapping[str, Any], strategy: str) -> Non
             f"strategy {strategy} finds one function for the whole network, and space {space.name} has one for each "
             f"{space.sharing}; set its sharing to network, or take strategy gradient"
         )
+    check_started_alone(f"search --strategy {strategy}", "--compare.jobs N retrains N functions at a time")
     if options.get("devices", 1) not in (1, "auto") or options.get("num_nodes", 1) != 1:
         raise SettingsError(f"the trials of strategy {strategy} run on one device; set trainer.devices to 1")
 

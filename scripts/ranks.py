@@ -1,7 +1,7 @@
 """What a search step spends on what, as more processes share a batch: gloo on this machine's CPU, one thread each.
 
 Step, tables and check are CPU time, without the waiting; messages are what a process waits for in them, by the clock.
-All are the least of all steps: other work on the machine makes the others longer.
+Each is the least of all steps: other work on the machine makes the others longer.
 
 python scripts/ranks.py --processes 1,2 --batch 64 --width 8
 """
