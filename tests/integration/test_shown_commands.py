@@ -41,6 +41,10 @@ ACTSEARCH = [c for c in COMMANDS if re.match(r"(python -m )?actsearch (?!bench -
 IMAGES = ["--data.limit_train", "192", "--data.limit_test", "64"]
 FRAMES = ["--data.limit_train", "8", "--data.limit_test", "2"]
 COPPER = ["--data.options", "{frames: 16, cutoff: 4.0}"]
+# The run that they carry over is not one of the smooth spaces here.
+ETHANOL = [*FRAMES, "--compare.force", "true"]
+WATER = [*FRAMES, "--space", "taafs", "--search.epoch_batches", "1", "--search.validation_batches", "1"]
+WATER += ["--compare.epoch_batches", "1", "--compare.activations", "[own]"]
 POINTS = ["--data.options", "{n_residual: 40, n_data: 10}", "--compare.activations", "[tanh]", "--space", "taafs"]
 COMPARE = ["--compare.epochs", "1", "--compare.random", "1", "--compare.jobs", "1"]
 SEARCH = ["--search.epochs", "3", "--search.warm_epochs", "1", "--search.shrink_start", "2"]
@@ -63,7 +67,7 @@ def shortened(command: str) -> list[str]:
         return arguments
     arguments = [*arguments, *SHORT[verb]]
     if verb in ("search", "compare-strategies", "transfer", "tune"):
-        kinds = {"copper": [*COPPER, *FRAMES], "water": FRAMES, "ethanol": FRAMES, "burgers": POINTS}
+        kinds = {"copper": [*COPPER, *FRAMES], "water": WATER, "ethanol": ETHANOL, "burgers": POINTS}
         arguments += next((options for name, options in kinds.items() if name in command), IMAGES)
     return arguments
 
