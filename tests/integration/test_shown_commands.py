@@ -37,7 +37,9 @@ def shown() -> list[str]:
 
 
 COMMANDS = shown()
-ACTSEARCH = [c for c in COMMANDS if re.match(r"(python -m )?actsearch (?!bench --quick)", c)]
+# One is run as it stands in `test_readme`; the other would serve until it is ended.
+RUN_ELSEWHERE = ("actsearch bench --quick", "actsearch tensorboard")
+ACTSEARCH = [c for c in COMMANDS if re.match(r"(python -m )?actsearch ", c) and not c.startswith(RUN_ELSEWHERE)]
 IMAGES = ["--data.limit_train", "192", "--data.limit_test", "64"]
 FRAMES = ["--data.limit_train", "8", "--data.limit_test", "2"]
 COPPER = ["--data.options", "{frames: 16, cutoff: 4.0}"]
@@ -89,7 +91,7 @@ def run(arguments: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_all_commands_are_known_here() -> None:
-    others = [c for c in COMMANDS if c not in ACTSEARCH and not c.startswith("actsearch bench --quick")]
+    others = [c for c in COMMANDS if c not in ACTSEARCH and not c.startswith(RUN_ELSEWHERE)]
     assert {c.split()[0] for c in others} <= {"make", "tensorboard", "pip"}
     assert {shlex.split(c.partition("actsearch ")[2])[0] for c in ACTSEARCH} <= set(cli.VERBS)
     assert len(ACTSEARCH) >= 20
