@@ -40,6 +40,8 @@ def item(entry: zoo.Entry, picture: str) -> str:
     lines += [f"![{entry.title} with its derivative]({picture})", ""]
     for formula in formulas(entry):
         lines += [f"$$ {formula} $$", ""]
+    if entry.kind == "found":  # those have long formulas
+        lines += [f"In short, without the clip: `{entry.genotype.formula}`", ""]
     names = [entry.name, *entry.aliases]
     lines += [", ".join(f"`zoo:{name}`" for name in names), "", _told(entry.reference), ""]
     origin = entry.origin or {}
