@@ -257,6 +257,7 @@ def _run(
             ) from error
         finally:
             pairs.close()
+        bilevel.to(trainer.strategy.root_device)  # Lightning has moved it to the CPU
         snapshot = last[-1] if last else bilevel.measure(settings.epochs)
         genotypes, refinements = _finish(bilevel, space, settings, run)
         for observer in observers:
@@ -265,6 +266,7 @@ def _run(
                 close()
         found = {DISCOVERED: next(iter(genotypes.values())), **measured}
         losses = _losses(bilevel, found) if len(genotypes) == 1 else {}
+        bilevel.cpu()
         if conditions is not None:
             scores = {
                 "search_loss": snapshot.losses.get("val", math.nan),

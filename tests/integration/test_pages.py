@@ -59,7 +59,7 @@ SHORTER = {
     "range(5)": "range(2)",
     'load("grafs")': 'load("tiny")',
     'space="grafs"': 'space="tiny"',
-    "runs/swish/2026-11-29_17-29-34": "zoo:mish",
+    "runs/swish/2026-11-29_18-30-14": "zoo:mish",
 }
 
 
@@ -150,3 +150,13 @@ def test_the_python_on_spaces_runs(tmp_path: Path) -> None:
     (tmp_path / "my_space.yaml").write_text(text)
     (python,) = blocks("own_space.md")
     assert run(python, tmp_path).startswith("32 32")
+
+
+@pytest.mark.slow
+def test_the_python_on_reading_a_run_runs(tmp_path: Path) -> None:
+    (python,) = blocks("reading.md")
+    search = 'import actsearch\nresult = actsearch.search(my_lightning_module, my_datamodule, space="tiny", epochs=3)'
+    said = run("\n".join([MY, search, python.replace('"runs/NAME/DATE"', "result.run_dir")]), tmp_path)
+    assert "\nfinished " in said
+    assert "(3, 7) (3,)" in said
+    assert "probability" in said

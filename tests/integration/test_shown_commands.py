@@ -1,16 +1,14 @@
 """Every command that the README and the pages of the site show is run, shortened by further options and nothing else.
 
-`test_readme` runs some of them as they stand, `test_tour` the tour with its outputs.
+`test_readme` runs some of them as they stand, `test_tour` the tour with its outputs. Those of docs/clusters.md need
+several machines: `test_cluster_commands` sees that they are understood, `test_clusters` and `test_submitted` run what
+can be run on one.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -22,7 +20,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RUN = "runs/NAME/DATE"
 # Their commands make tables that take hours; the scripts and verbs in them have tests of their own.
 MEASURED = {"results.md", "performance.md"}
-ELSEWHERE = {"tour.md"}
+ELSEWHERE = {"tour.md", "clusters.md"}
 
 
 def shown() -> list[str]:
@@ -37,7 +35,7 @@ def shown() -> list[str]:
 
 
 COMMANDS = shown()
-# One is run as it stands in `test_readme`; the other would serve until it is ended.
+# One is run as it stands in `test_readme`; the other serves until it is ended, in `test_boarding` and a browser.
 RUN_ELSEWHERE = ("actsearch bench --quick", "actsearch tensorboard")
 ACTSEARCH = [c for c in COMMANDS if re.match(r"(python -m )?actsearch ", c) and not c.startswith(RUN_ELSEWHERE)]
 IMAGES = ["--data.limit_train", "192", "--data.limit_test", "64"]
@@ -92,7 +90,7 @@ def run(arguments: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_all_commands_are_known_here() -> None:
     others = [c for c in COMMANDS if c not in ACTSEARCH and not c.startswith(RUN_ELSEWHERE)]
-    assert {c.split()[0] for c in others} <= {"make", "tensorboard", "pip"}
+    assert {c.split()[0] for c in others} <= {"make", "pip"}
     assert {shlex.split(c.partition("actsearch ")[2])[0] for c in ACTSEARCH} <= set(cli.VERBS)
     assert len(ACTSEARCH) >= 20
 
@@ -120,24 +118,3 @@ def test_make_search_is_the_search_without_options() -> None:
     assert "make search" in COMMANDS
     recipe = (ROOT / "Makefile").read_text(encoding="utf-8").partition("\nsearch:")[2].splitlines()[1]
     assert recipe.strip() == "$(PYTHON) -m actsearch search $(ARGS)"
-
-
-@pytest.mark.slow
-def test_tensorboard_serves_the_runs(place: Path) -> None:
-    (command,) = [c for c in COMMANDS if c.startswith("tensorboard ")]
-    program = Path(sys.executable).parent / "tensorboard"
-    arguments = [str(program), *shlex.split(command)[1:], "--port", "0"]
-    with subprocess.Popen(arguments, cwd=place, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stderr is not None
-            said = next(line for line in process.stderr if "http://" in line)
-            (address,) = re.findall(r"http://\S+?/", said)
-            found = b"[]"
-            until = time.monotonic() + 60
-            while found == b"[]" and time.monotonic() < until:  # it reads the files in the background
-                with urllib.request.urlopen(f"{address}data/runs", timeout=20) as answer:
-                    found = answer.read()
-                time.sleep(0.2)
-            assert b"first" in found
-        finally:
-            process.terminate()

@@ -79,6 +79,6 @@ def test_a_file_of_a_search_may_hold_what_compare_strategies_does_not_use(tmp_pa
 
 def test_tune_lists_what_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
     assert listed("tune", capsys) == {
-        *("help", "config", "trials", "timeout", "workers", "storage", "name", "threads"),
+        *("help", "config", "trials", "timeout", "workers", "storage", "name", "threads", "progress"),
         *("KEY", "data.root"),  # in the usage
     }
