@@ -158,5 +158,5 @@ def test_the_python_on_reading_a_run_runs(tmp_path: Path) -> None:
     search = 'import actsearch\nresult = actsearch.search(my_lightning_module, my_datamodule, space="tiny", epochs=3)'
     said = run("\n".join([MY, search, python.replace('"runs/NAME/DATE"', "result.run_dir")]), tmp_path)
     assert "\nfinished " in said
-    assert "(3, 7) (3,)" in said
+    assert "(3, 7) [1.9459" in said
     assert "probability" in said
