@@ -48,9 +48,9 @@ WATER += ["--compare.epoch_batches", "1", "--compare.activations", "[own]"]
 POINTS = ["--data.options", "{n_residual: 40, n_data: 10}", "--compare.activations", "[tanh]", "--space", "taafs"]
 COMPARE = ["--compare.epochs", "1", "--compare.random", "1", "--compare.jobs", "1"]
 SEARCH = ["--search.epochs", "3", "--search.warm_epochs", "1", "--search.shrink_start", "2"]
-SEARCH += ["--search.refine.evaluations", "5", "--compare.seeds", "1", *COMPARE]
+SEARCH += ["--search.refine.evaluations", "5", *COMPARE]
 SHORT = {
-    "search": SEARCH,
+    "search": [*SEARCH, "--compare.seeds", "1"],
     "compare-strategies": [*SEARCH, "--seeds", "1"],
     "transfer": ["--seeds", "1", *COMPARE],
     "tune": ["--trials", "1", "--workers", "1"],

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,11 @@ def running(queue: TrialQueue, worker: subprocess.Popen[bytes]) -> FrozenTrial |
     return next((t for t in trials if t.state == TrialState.RUNNING and t.user_attrs.get(WORKER) == name), None)
 
 
+def let_go(worker: subprocess.Popen[bytes], held: threading.Event) -> None:
+    held.set()
+    worker.send_signal(signal.SIGCONT)
+
+
 def kill_in_the_middle(queue: TrialQueue, worker: subprocess.Popen[bytes]) -> int:
     """Kill a worker between the epochs of a trial; the number of that."""
     end = time.monotonic() + 300
@@ -211,8 +217,15 @@ def kill_in_the_middle(queue: TrialQueue, worker: subprocess.Popen[bytes]) -> in
         if trial is not None and trial.intermediate_values:
             worker.send_signal(signal.SIGSTOP)
             time.sleep(0.1)
-            trial = running(queue, worker)  # it may have come to its end just then
-            if trial is not None:
+            # It may have come to its end just then; and if it was stopped while it held the lock of an SQLite file, we
+            # would wait for it for ever.
+            held = threading.Event()
+            timer = threading.Timer(2, let_go, (worker, held))
+            timer.start()
+            trial = running(queue, worker)
+            timer.cancel()
+            timer.join()
+            if trial is not None and not held.is_set():
                 worker.kill()
                 worker.wait()
                 return trial.number
