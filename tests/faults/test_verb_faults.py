@@ -394,9 +394,7 @@ def test_what_is_damaged_is_one_line_and_kept(name: str, out: Path, capsys: pyte
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["strategies.md", "strategies.csv", "strategies.json", "comparison.md", "report.html"]
-)
+@pytest.mark.parametrize("name", ["strategies.md", "strategies.csv", "strategies.json", "comparison.md", "report.html"])
 def test_tables_on_a_full_disk_are_one_line_and_the_searches_are_kept(
     name: str, out: Path, compared: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
