@@ -23,6 +23,7 @@ from actsearch.bench.workloads import QUICK, WORKLOADS, Network
 from actsearch.config import TrainerConfig
 from actsearch.errors import RunError, SettingsError, UnknownNameError
 from actsearch.files import append_line, write_text
+from actsearch.heap import keep_freed_memory
 from actsearch.process import prepare, say, stoppable, tell, voice
 from actsearch.space import SearchSpace
 from actsearch.work import Work, under_way
@@ -92,6 +93,8 @@ def bench(options: BenchOptions) -> Results:
     threads = 1 if options.quick and options.threads is None else options.threads
     prepare(TrainerConfig(threads=threads))
     device = options.torch_device
+    if device.type == "cpu":
+        keep_freed_memory()  # as whatever is trained here does, standard activations too
     space = SearchSpace.load(options.space or ("tiny" if options.quick else "grafs"))
     kit = Kit(space, load(options.winner).genotype)
     out = options.out or Path("runs", "bench", datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from actsearch.cell.mixed import MixedSite
 from actsearch.errors import SettingsError, unknown_name
+from actsearch.heap import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,17 @@ class Execution:
 
 
 def make_trainer(options: Mapping[str, Any]) -> pl.Trainer:
-    """Lightning's Trainer. Raises SettingsError for what it refuses, such as an accelerator that is not there."""
+    """Lightning's Trainer; one on the CPU keeps the memory that steps free, see `actsearch.heap`.
+
+    Raises SettingsError for what Lightning refuses, such as an accelerator that is not there.
+    """
     try:
-        return pl.Trainer(**options)
+        trainer = pl.Trainer(**options)
     except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
         raise SettingsError(f"Lightning's Trainer refuses its settings: {' '.join(str(error).split())}") from error
+    if trainer.strategy.root_device.type == "cpu":
+        keep_freed_memory()
+    return trainer
 
 
 GRAPHS = "reduce-overhead"

@@ -54,8 +54,15 @@ def grown(size: Size) -> SearchSpace:
 
 
 def _operations(arity: int) -> list[str]:
-    """All but the one with a pole, which the shipped spaces deny too: through many sites its gradient overflows."""
-    return [spec.id for spec in registry.of_arity(arity) if spec.id != "div"]
+    """Those whose parameters are of the network, if they have any: the others are always dense, or fitted by site.
+
+    The one with a pole, which the shipped spaces deny too, is left out: through many sites its gradient overflows.
+    """
+    return [
+        spec.id
+        for spec in registry.of_arity(arity)
+        if spec.id != "div" and all(p.scope == "network" for p in spec.parameters)
+    ]
 
 
 def _graph(slots: int) -> Iterator[tuple[str, Sequence[str]]]:

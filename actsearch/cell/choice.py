@@ -44,13 +44,15 @@ def faster(
     def of_tables() -> object:
         made = tables()
         return torch.autograd.grad(
-            torch.stack([t.values.sum() for t in made]).sum(),
+            torch.stack([t.coefficients.sum() for t in made]).sum(),
             trained[0],
             allow_unused=True,
         )
 
     table = tables()[0]
-    per_element = seconds(lambda: torch.autograd.grad(lookup(x, table).sum(), [x, table.values], retain_graph=True))
+    per_element = seconds(
+        lambda: torch.autograd.grad(lookup(x, table).sum(), [x, table.coefficients], retain_graph=True)
+    )
     by_dense = seconds(lambda: torch.autograd.grad(dense(x).sum(), [x, *trained[1]], allow_unused=True))
     return seconds(of_tables) + per_element * elements / n < by_dense * elements / n
 

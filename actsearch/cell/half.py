@@ -22,12 +22,12 @@ class HalfTable:
     An element is its own code.
 
     Attributes:
-        values: float32 (INPUTS,).
+        coefficients: float32 (INPUTS,), its values.
         rounded: the same in the dtype, what is looked up.
         slopes: float32 (INPUTS,), the derivative.
     """
 
-    values: Tensor
+    coefficients: Tensor
     rounded: Tensor
     slopes: Tensor
 

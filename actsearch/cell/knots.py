@@ -1,10 +1,10 @@
 """Where a table has its knots, and which of them an element lies between.
 
-Knots follow the float32's exponent and leading mantissa bits: 32 coarse segments an octave, from 2^LOWEST to 2^HIGHEST
+Knots follow the float32's exponent and leading mantissa bits: 8 coarse segments an octave, from 2^LOWEST to 2^HIGHEST
 on both sides of 0, one between 0 and 2^LOWEST, and one beyond 2^HIGHEST. A relaxed cell is not equally hard everywhere:
 where an inner slot crosses 0, the floor of the square root or the edge of a clip, its derivative jumps, or falls from
-16 to 1 within a hundredth. So the coarse segments whose slopes differ most from their neighbours' are split into up to
-128 equal parts, for each activation site and each draw anew. How many are split is fixed, and so is every shape:
+16 to 1 within a hundredth. So the coarse segments where the function is least like a parabola are split into up to 64
+equal parts, for each activation site and each draw anew. How many are split is fixed, and so is every shape:
 nothing has to wait for the device.
 
 An element finds its coarse segment and its place in it from its bits alone. The *descriptor* of the coarse segment
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-COARSE_BITS = 5
+COARSE_BITS = 3
 # The square root of the published space has its floor at 1e-3 = 2^-9.97, and log(|x| + 1e-3) is steepest below it.
 # Beyond 2^HIGHEST the function is continued by its last value: asinh, the slowest to reach the published clip at 10, is
 # there by 11,013; periodic operations, and clips at more than 10, still change.
@@ -28,18 +28,13 @@ COARSE = ((HIGHEST - LOWEST) << COARSE_BITS) + 2  # coarse segments of one sign
 UNBOUNDED = COARSE - 1
 
 # (so many coarse segments of a site, split into 2^k parts each), the hardest first.
-SPLITS = ((8, 7), (24, 5), (64, 3), (200, 1))
+SPLITS = ((8, 6), (16, 5), (48, 3), (92, 1))
 SEGMENTS = 2 * COARSE + sum(n * ((1 << k) - 1) for n, k in SPLITS)
-
-# A code holds the segment and the element's place in it in eighths: all that a backward pass needs, in two bytes.
-PLACE_BITS = 3
-CODES = 1 << 16
-assert SEGMENTS << PLACE_BITS <= CODES
+K_BITS = 4  # of a descriptor
 
 _SHIFT = 23 - COARSE_BITS
 _REST = (1 << _SHIFT) - 1
 _FIRST = ((127 + LOWEST) << COARSE_BITS) - 1
-_K_BITS = 4
 _RANKED = sum(n for n, _ in SPLITS)
 
 
@@ -86,29 +81,39 @@ class Refinement:
         # mostly within ±4, in a way that does not favour one scale among the smaller ones.
         self._cost = one_side[:-1] / (1 / 16 + middle) / (1 + (middle / 4) ** 4)
         self._splits = torch.cat([torch.full((n,), k, device=device) for n, k in SPLITS])
-        self._places = torch.arange(SEGMENTS, device=device)
+        self._parts = torch.arange(SEGMENTS, device=device)
 
     def __call__(self, values: Tensor) -> Knots:
         """Knots for functions with `values` (S, 2 · COARSE) at `points`; nothing of it is differentiated."""
         n = len(values)
-        sides = values.detach().view(n, 2, COARSE)
-        slopes = sides.diff() / self._width[: COARSE - 1]
-        jumps = slopes.diff().abs()
-        zero = torch.zeros_like(jumps[..., :1])
-        # A segment is hard if it differs from either neighbour: a kink within it shows on both.
-        hard = torch.cat([jumps, zero], -1) + torch.cat([zero, jumps], -1)
-        hard = torch.cat([hard.square() * self._cost, torch.full_like(zero, -1.0)], -1).flatten(1)
+        hard = hardness(values.detach().view(n, 2, COARSE), self._width[: COARSE - 1])
+        hard = torch.cat([hard.square() * self._cost, torch.full_like(hard[..., :1], -1.0)], -1).flatten(1)
         hard[:, [0, COARSE]] = -1.0  # a float's bits do not divide the segment next to 0 evenly
         hardest = hard.nan_to_num(nan=0.0).topk(_RANKED).indices
         k = torch.zeros_like(hard, dtype=torch.int64).scatter_(1, hardest, self._splits.expand(n, -1))
-        ends = (1 << k).cumsum(1)
-        first = ends - (1 << k)
-        coarse = torch.searchsorted(ends, self._places.expand(n, -1).contiguous(), right=True)
-        parts = (1 << k.gather(1, coarse)).float()
-        part = self._places - first.gather(1, coarse)
-        width = self._width[coarse] / parts
-        start = torch.where(part == 0, self.points[coarse], self._start[coarse] + width * part)
-        return Knots((first << _K_BITS | k).int(), start, width)
+        parts = 1 << k
+        ends = parts.cumsum(1)
+        first = ends - parts
+        # The coarse segment of each part, among those of all sites.
+        coarse = torch.repeat_interleave(parts.flatten(), output_size=n * SEGMENTS).view(n, SEGMENTS)
+        within = coarse - 2 * COARSE * torch.arange(n, device=self.device)[:, None]
+        part = self._parts - first.flatten()[coarse]
+        width = self._width[within] / parts.flatten()[coarse]
+        start = torch.where(part == 0, self.points[within], self._start[within] + width * part)
+        return Knots((first << K_BITS | k).int(), start, width)
+
+
+def hardness(values: Tensor, width: Tensor) -> Tensor:
+    """By how much the slopes of parabolas may be off in each bounded segment (…, n), from the values at its ends.
+
+    That is by how much the function's bend changes there, and in either neighbour: what lies near an end shows on both
+    sides of it.
+    """
+    bend = (values.diff() / width).diff() / (width[1:] + width[:-1])
+    change = bend.diff().abs() * width[1:-1]
+    none = torch.zeros_like(change[..., :1])
+    padded = torch.cat([none, none, change, none, none], -1)
+    return padded[..., :-2] + padded[..., 1:-1] + padded[..., 2:]
 
 
 def locate(x: Tensor, descriptors: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,25 +126,7 @@ def locate(x: Tensor, descriptors: Tensor) -> tuple[Tensor, Tensor]:
     coarse = (magnitude >> _SHIFT).clamp(_FIRST, _FIRST + UNBOUNDED) - _FIRST
     descriptor = descriptors[torch.where(bits < 0, coarse + COARSE, coarse)]
     # Bits below those of the coarse segment: the first k tell the part, the others the place in it.
-    rest = (magnitude & _REST) << (descriptor & ((1 << _K_BITS) - 1))
-    segment = (descriptor >> _K_BITS) + (rest >> _SHIFT)
+    rest = (magnitude & _REST) << (descriptor & ((1 << K_BITS) - 1))
+    segment = (descriptor >> K_BITS) + (rest >> _SHIFT)
     place = (rest & _REST).float() * (1 / (1 << _SHIFT))
     return segment, torch.where(coarse == 0, x.abs() * 2.0**-LOWEST, place)
-
-
-def encode(segment: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
-    """The codes of elements, in [0, CODES), as their high and low bytes: uint8, which compilers turn into vectors."""
-    code = (segment << PLACE_BITS) + (place * (1 << PLACE_BITS)).int()
-    return (code >> 8).to(torch.uint8), (code & 0xFF).to(torch.uint8)
-
-
-def decode(high: Tensor, low: Tensor) -> Tensor:
-    """The codes, int32, of their bytes."""
-    return (high.int() << 8) + low.int()
-
-
-def code_moments(sums: Tensor) -> tuple[Tensor, Tensor]:
-    """From sums of a quantity g by code (CODES,): Σ g and Σ g·place of each segment, (SEGMENTS,) each."""
-    by_segment = sums.view(-1, 1 << PLACE_BITS)[:SEGMENTS]
-    places = (torch.arange(1 << PLACE_BITS, device=sums.device, dtype=sums.dtype) + 0.5) / (1 << PLACE_BITS)
-    return by_segment.sum(1), by_segment @ places

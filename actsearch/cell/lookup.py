@@ -23,8 +23,8 @@ class Table(Protocol):
     """
 
     @property
-    def values(self) -> Tensor:
-        """The function at the knots, float32 (P,): what gradients go back to."""
+    def coefficients(self) -> Tensor:
+        """What the function is made of, float32 (P, …): what gradients go back to."""
 
     def at(self, elements: Tensor, compiled: bool) -> tuple[Tensor, Codes]:
         """The function at elements (N,), and the codes by which the other methods know them."""
@@ -33,7 +33,7 @@ class Table(Protocol):
         """g (N,) times the function's derivative at the elements, in the dtype of g."""
 
     def gradient(self, g: Tensor, codes: Codes, compiled: bool) -> Tensor:
-        """Gradient of `values` for the gradient g (N,) of the elements' function, float32 (P,)."""
+        """Gradient of `coefficients` for the gradient g (N,) of the elements' function, float32 (P, …)."""
 
 
 @dataclass(frozen=True)
@@ -52,20 +52,20 @@ class Exact:
 
 
 def lookup(x: Tensor, table: Table, exact: Exact, compiled: bool) -> Tensor:
-    """The table at `x`, of any shape and memory format; differentiable in `x` and in the table's values.
+    """The table at `x`, of any shape and memory format; differentiable in `x` and in the table's coefficients.
 
     A backward pass that is itself differentiated is computed by `exact`, and its gradients go to `x` and to
     `exact.tensors`. Raises EvaluatorError there if the input was not kept.
     """
     tensors = exact.tensors if exact.keeps_input else ()
-    result: Tensor = _Lookup.apply(table, exact, compiled, x, table.values, *tensors)
+    result: Tensor = _Lookup.apply(table, exact, compiled, x, table.coefficients, *tensors)
     return result
 
 
 class _Lookup(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, table: Table, exact: Exact, compiled: bool, x: Tensor, values: Tensor, *tensors: Tensor
+        ctx: Any, table: Table, exact: Exact, compiled: bool, x: Tensor, coefficients: Tensor, *tensors: Tensor
     ) -> Tensor:
         order = Order.of(x)
         y, codes = table.at(order.flatten(x.detach()), compiled)
@@ -77,15 +77,15 @@ class _Lookup(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
         codes, kept = saved[: ctx.n_codes], saved[ctx.n_codes :]
-        *_, needs_x, needs_values = ctx.needs_input_grad[:5]
+        *_, needs_x, needs_table = ctx.needs_input_grad[:5]
         needs = ctx.needs_input_grad[5:]
         if torch.is_grad_enabled():
             d_x, *d_tensors = _exact_gradients(ctx.exact, kept, grads, [needs_x, *needs])
             return (None, None, None, d_x, None, *d_tensors)
         g = ctx.order.flatten(grads[0])
         d_x = ctx.order.restore(ctx.table.times_slope(g, codes, ctx.compiled)) if needs_x else None
-        d_values = ctx.table.gradient(g, codes, ctx.compiled) if needs_values else None
-        return (None, None, None, d_x, d_values, *[None] * len(needs))
+        d_table = ctx.table.gradient(g, codes, ctx.compiled) if needs_table else None
+        return (None, None, None, d_x, d_table, *[None] * len(needs))
 
 
 def _exact_gradients(

@@ -7,17 +7,12 @@ from torch import Tensor
 
 from actsearch.cell.knots import (
     COARSE,
-    CODES,
     HIGHEST,
     LOWEST,
-    PLACE_BITS,
     SEGMENTS,
     UNBOUNDED,
     Refinement,
     coarse_knots,
-    code_moments,
-    decode,
-    encode,
     locate,
 )
 
@@ -70,22 +65,22 @@ def test_segments_of_a_side_follow_one_another_without_a_gap() -> None:
 def test_segments_are_short_where_the_function_is_hard() -> None:
     refinement = Refinement(torch.device("cpu"))
     knots = refinement(wiggly(refinement.points))
-    coarse_width = 2.0**-6  # of segments from 0.5 to 1
+    coarse_width = 2.0**-4  # of segments from 0.5 to 1
 
     def width_at(site: int, x: float) -> float:
         segment, _ = locate(torch.tensor([x]), knots.descriptors[site])
         return float(knots.width[site][segment].abs())
 
-    assert width_at(0, 0.7012) <= coarse_width / 64  # where the square root leaves its floor
+    assert width_at(0, 0.7012) <= coarse_width / 32  # where the square root leaves its floor
     assert width_at(0, -0.7) == coarse_width
     assert width_at(1, -1.3) <= 2 * coarse_width / 8  # an edge of the clamp
-    assert width_at(0, 500.0) == 256 / 32
+    assert width_at(0, 500.0) >= 256 / 16
 
 
 def test_not_even_a_function_that_is_not_finite_breaks_the_knots() -> None:
     refinement = Refinement(torch.device("cpu"))
     values = wiggly(refinement.points)
-    values[0, 5:900] = torch.nan
+    values[0, 5:300] = torch.nan
     values[1, 3] = torch.inf
     knots = refinement(values)
     for site in range(2):
@@ -94,32 +89,8 @@ def test_not_even_a_function_that_is_not_finite_breaks_the_knots() -> None:
     assert torch.equal(knots.start.isfinite(), torch.ones_like(knots.start, dtype=torch.bool))
 
 
-def test_a_code_holds_the_segment_and_eighths_of_the_place() -> None:
-    segment = torch.arange(SEGMENTS).repeat_interleave(8).int()
-    place = torch.rand(len(segment))
-    high, low = encode(segment, place)
-    assert high.dtype == low.dtype == torch.uint8
-    codes = decode(high, low)
-    assert codes.max() < CODES
-    assert torch.equal(codes >> PLACE_BITS, segment)
-    eighths = (codes & 7).float() / 8
-    assert ((eighths <= place) & (place < eighths + 1 / 8)).all()
-
-
-def test_moments_of_codes_are_sums_over_segments() -> None:
-    segment = torch.randint(0, SEGMENTS, (5000,)).int()
-    place = torch.rand(5000)
-    g = torch.randn(5000, dtype=torch.float64)
-    codes = decode(*encode(segment, place))
-    total, leaning = code_moments(torch.zeros(CODES, dtype=torch.float64).index_add(0, codes, g))
-    middle = ((codes & 7) + 0.5) / 8
-    expected = torch.zeros(SEGMENTS, dtype=torch.float64)
-    assert torch.allclose(total, expected.index_add(0, segment, g))
-    assert torch.allclose(leaning, expected.index_add(0, segment, g * middle))
-
-
 def test_knots_reach_below_the_floor_of_the_square_root() -> None:
     knots = coarse_knots()
     assert len(knots) == COARSE == UNBOUNDED + 1
     assert knots[1] == 2.0**LOWEST < 1e-3
-    assert 1e-3 < knots[knots > 1e-3].min() < 1e-3 * (1 + 4e-2)
+    assert 1e-3 < knots[knots > 1e-3].min() < 1e-3 * (1 + 0.15)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from actsearch import SearchSpace
 from actsearch.cell import MixedCell
 from actsearch.cell.half import INPUTS, every_input
-from actsearch.cell.knots import CODES, HIGHEST
+from actsearch.cell.knots import HIGHEST
 from actsearch.cell.lookup import Table
+from actsearch.cell.piecewise import CODES
 from actsearch.errors import EvaluatorError
 from actsearch.ops.guard import HALF
 

@@ -1,0 +1,139 @@
+"""Kernels in C++ for the CPU: compiled for this machine when they are first needed, and kept on disk.
+
+A file of C++ stands beside the module that calls it, and takes its constants from there. What is compiled depends on
+the source, the constants, the compiler and the processor, and so does its name on disk: a home that several machines
+share holds one for each. It is moved into place when it is complete, so that no process finds half of one, and none
+waits for another.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Mapping
+from functools import cache, cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_FLAGS = (
+    "-std=c++17",
+    "-O3",
+    # The bits of PyTorch's own operations: a product is rounded before it is added to.
+    "-ffp-contract=off",
+    # Nobody looks at the floating-point flags, and comparisons that may set them are not turned into vectors.
+    "-fno-trapping-math",
+    "-fno-math-errno",
+    "-shared",
+    "-fPIC",
+)
+# Tried in turn. OpenMP is that of PyTorch, already in the process, where both have GCC's.
+_EXTRAS = (("-march=native", "-fopenmp"), ("-march=native",), ())
+_TIMEOUT = 120  # seconds
+_FEW = 1 << 14  # elements: below, to wake threads takes longer than the work
+
+_told = False
+
+
+class Library:
+    """The kernels of the C++ file `source`, compiled with `constants` as macros."""
+
+    def __init__(self, source: Path, constants: Mapping[str, int]) -> None:
+        self._source = source
+        self._constants = constants
+
+    @cached_property
+    def kernels(self) -> ctypes.CDLL | None:
+        """Its functions; None if there is no compiler or it fails, of which a process warns once and tries no more."""
+        try:
+            return self._load()
+        except (OSError, subprocess.SubprocessError) as error:
+            _warn(error)
+            return None
+
+    def _load(self) -> ctypes.CDLL:
+        name = os.environ.get("CXX", "c++")
+        compiler = shutil.which(name)
+        if compiler is None:
+            raise FileNotFoundError(f"no C++ compiler {name!r}")
+        macros = [f"-D{key}={value}" for key, value in sorted(self._constants.items())]
+        parts = (self._source.read_text(encoding="utf-8"), *macros, *_FLAGS, compiler, _processor())
+        digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+        path = _folder() / f"{self._source.stem}-{digest}.so"
+        if not path.exists():
+            _compile(compiler, [*macros, str(self._source)], path)
+        return ctypes.CDLL(str(path))
+
+
+def threads(elements: int) -> int:
+    """On how many threads a kernel with so many elements runs: those of PyTorch, or one for few."""
+    return 1 if elements < _FEW else torch.get_num_threads()
+
+
+def pointer(t: Tensor) -> ctypes.c_void_p:
+    """Where the elements of a contiguous tensor on the CPU begin."""
+    assert t.is_contiguous()
+    assert t.device.type == "cpu"
+    return ctypes.c_void_p(t.data_ptr())
+
+
+def _compile(compiler: str, arguments: list[str], library: Path) -> None:
+    handle, unfinished = tempfile.mkstemp(suffix=".tmp", dir=library.parent)
+    os.close(handle)
+    try:
+        for extra in _EXTRAS:
+            command = [compiler, *_FLAGS, *extra, *arguments, "-o", unfinished]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
+            if done.returncode == 0:
+                os.replace(unfinished, library)
+                return
+        raise OSError(f"{compiler} fails: {done.stderr.strip() or done.returncode}")
+    finally:
+        Path(unfinished).unlink(missing_ok=True)
+
+
+@cache
+def _folder() -> Path:
+    """Where libraries are kept; for this process alone if the user's cache cannot be written."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    folder = Path(base) / "actsearch" / "kernels"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError:
+        own = tempfile.TemporaryDirectory(prefix="actsearch-")
+        _kept.append(own)
+        return Path(own.name)
+
+
+_kept: list[tempfile.TemporaryDirectory[str]] = []  # removed when the process ends
+
+
+def _processor() -> str:
+    """What the compiler's `native` depends on."""
+    told = platform.machine()
+    if sys.platform == "linux":
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        told += next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
+    return told + platform.processor()
+
+
+def _warn(error: Exception) -> None:
+    global _told
+    if _told:
+        return
+    _told = True
+    reason = " ".join(f"{error}".split())[:300]
+    warnings.warn(
+        f"tables are looked up without compiled kernels, several times slower: {reason}; is there a C++ compiler?",
+        stacklevel=4,
+    )
