@@ -108,9 +108,8 @@ class Activation(nn.Module):
 
     @property
     def _alike(self) -> bool:
-        """Whether all parameters have the shapes that a kernel serves: scalars, all by channel or none."""
-        by_channel = len(self._by_channel) == len(self._start) or self.channel_axis is None
-        return by_channel and not any(isinstance(value, tuple) for value in self._start.values())
+        """Whether its parameters are all by channel or none of them is, as a kernel wants them."""
+        return len(self._by_channel) == len(self._start) or self.channel_axis is None
 
     def _parameter(self, slot: str, op: str, name: str) -> Tensor:
         found = getattr(self, f"{slot}_{name}")

@@ -12,12 +12,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from actsearch.ops.clip import Clip
 from actsearch.ops.graph import INPUT
+from actsearch.ops.guard import inputs_within
 from actsearch.ops.spec import OpSpec, registry
 from actsearch.space import SearchSpace
+
+LARGEST = 2.0**15  # of knots, and of what inner slots have there
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,17 @@ class _Term:
     spec: OpSpec
     clip: Clip | None
     rows: tuple[int, ...]
-    parameters: tuple[int, ...]  # positions in the bundle's list of parameter tensors
+    parameters: tuple[int, ...]  # positions in the bundle's list of parameter tensors, in the order of the spec
 
     def __call__(self, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
-        named = {p.name: parameters[k] for p, k in zip(self.spec.parameters, self.parameters, strict=True)}
-        y = self.spec.function(*inputs, **named)
+        y = self.unclipped(inputs, parameters)
         return y if self.clip is None else self.clip(y)
+
+    def unclipped(self, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
+        if not self.parameters:
+            return self.spec.function(*inputs)
+        named = {p.name: parameters[k] for p, k in zip(self.spec.parameters, self.parameters, strict=True)}
+        return self.spec.function(*inputs, **named)
 
 
 class _Mixture(torch.autograd.Function):
@@ -218,6 +226,8 @@ class DenseEvaluator:
     def on_knots(self, x: Tensor, weights: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> Tensor:
         """The same for few points x, float32 (1 or S, P) → (S, P), of S sites, in few tensor operations.
 
+        x, and the space's clip, must be within ±LARGEST.
+
         The terms of slots that read the same are weighted by one product of matrices, and computed again, together, in
         the backward pass: kept until then, they would be half as large as the activations of a small network.
         """
@@ -225,30 +235,62 @@ class DenseEvaluator:
         for inputs, names, terms, named, index in self._bundles:
             matrix = _matrix(names, index, weights).permute(2, 0, 1)
             tensors = [*(values[i] for i in inputs), *(parameters[p] for p in named)]
-            rows = checkpoint(
-                _rows_on_knots,
-                terms,
-                len(inputs),
-                matrix,
-                *tensors,
-                use_reentrant=False,
-                preserve_rng_state=False,  # no operation draws anything
-            )
+            rows = _RowsOnKnots.apply(terms, len(inputs), matrix, *tensors)
             values.update(zip(names, rows.unbind(1), strict=True))
         return values[self._output]
+
+
+class _RowsOnKnots(torch.autograd.Function):
+    """`_rows_on_knots`, which keeps its inputs and computes its terms again in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, terms: Sequence[_Term], n_inputs: int, *tensors: Tensor) -> Tensor:
+        ctx.terms, ctx.n_inputs = terms, n_inputs
+        ctx.save_for_backward(*tensors)
+        return _rows_on_knots(terms, n_inputs, *tensors)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        needs = ctx.needs_input_grad[2:]
+        leaves = [t.detach().requires_grad_(need) for t, need in zip(ctx.saved_tensors, needs, strict=True)]
+        with torch.enable_grad():
+            rows = _rows_on_knots(ctx.terms, ctx.n_inputs, *leaves)
+        wanted = [leaf for leaf in leaves if leaf.requires_grad]
+        found = iter(torch.autograd.grad(rows, wanted, gradient, allow_unused=True))
+        return (None, None, *(next(found) if need else None for need in needs))
 
 
 def _rows_on_knots(terms: Sequence[_Term], n_inputs: int, matrix: Tensor, *tensors: Tensor) -> Tensor:
     """Rows (S, rows, P) of a bundle from its `matrix` (S, rows, terms), inputs (1 or S, P) and parameters."""
     inputs, parameters = tensors[:n_inputs], tensors[n_inputs:]
-    # An operation with parameters by site has values for each, even where the sites share the points.
-    values = torch.broadcast_tensors(inputs[0], *(term(inputs, parameters) for term in terms))[1:]
-    stacked = torch.stack(values).transpose(0, 1)
+    # Few tensor operations: what is clipped is clipped together, and what has no gradient is not asked for one.
+    groups: dict[tuple[Clip | None, bool], tuple[list[int], list[Tensor]]] = {}
+    with inputs_within(LARGEST):
+        for k, term in enumerate(terms):
+            y = term.unclipped(inputs, parameters)
+            places, values = groups.setdefault((term.clip, y.requires_grad), ([], []))
+            places.append(k)
+            values.append(y)
+    rows = None
+    for (clip, _), (places, values) in groups.items():
+        # An operation with parameters by site has values for each, even where the sites share the points.
+        stacked = torch.stack(torch.broadcast_tensors(inputs[0], *values)[1:]).transpose(0, 1)
+        if clip is not None:
+            stacked = clip(stacked)
+        part = _weighted(matrix if len(groups) == 1 else matrix[..., places], stacked)
+        rows = part if rows is None else rows + part
+    assert rows is not None
+    return rows
+
+
+def _weighted(matrix: Tensor, values: Tensor) -> Tensor:
+    """The product of (S, rows, terms) and (1 or S, terms, P)."""
     if matrix.is_cuda:  # where float32 products may be computed in TF32
-        return (matrix.double() @ stacked.double()).float()
-    if len(stacked) == 1:  # the sites share the points
-        return (matrix.flatten(0, 1) @ stacked[0]).unflatten(0, matrix.shape[:2])
-    return matrix @ stacked
+        return (matrix.double() @ values.double()).float()
+    if len(values) == 1:  # the sites share the points
+        return (matrix.flatten(0, 1) @ values[0]).unflatten(0, matrix.shape[:2])
+    return matrix @ values
 
 
 def _matrix(names: Sequence[str], index: Tensor, weights: Mapping[str, Tensor]) -> Tensor:

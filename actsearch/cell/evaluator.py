@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -117,16 +118,19 @@ class Evaluator(nn.Module):
 
     def at_site(self, x: Tensor, site: int) -> Tensor:
         """The mixture at `x` (any shape) with the weights of one site."""
-        assert self._weights is not None
-        assert self._values is not None
         self._seen += x.numel()
-        weights = {slot: w[site] for slot, w in self._weights.items()}
-        parameters = self._values.at_site(site, x.ndim)
         if not self._uses_table or x.dtype not in DTYPES:
-            return self.at_weights(x, weights, parameters)
+            return self.at_weights(x, *self._of_site(site, x.ndim))
         self._seen_dtype = DTYPES.index(x.dtype)
         table = self._tables_for(x.dtype)[site]
-        return self._table.lookup(x, table, weights, parameters, self.keeps_input, self._compiles(x.device))
+        of_site = partial(self._of_site, site, x.ndim)
+        return self._table.lookup(x, table, of_site, self.keeps_input, self._compiles(x.device))
+
+    def _of_site(self, site: int, ndim: int) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+        """The weights of every slot and the parameters, for an input of `ndim` dimensions."""
+        assert self._weights is not None
+        assert self._values is not None
+        return {slot: w[site] for slot, w in self._weights.items()}, self._values.at_site(site, ndim)
 
     def _tables_for(self, dtype: torch.dtype) -> Sequence[Table]:
         if dtype not in self._tables:
@@ -172,7 +176,7 @@ class Evaluator(nn.Module):
             dtype, device = DTYPES[self._dtype_code], self.elements.device
 
             def lookup(x: Tensor, table: Table) -> Tensor:
-                return self._table.lookup(x, table, first, at_first, False, self._compiles(device))
+                return self._table.lookup(x, table, lambda: (first, at_first), False, self._compiles(device))
 
             by_table = faster(
                 tables=lambda: self._table.tables(weights, parameters, dtype),

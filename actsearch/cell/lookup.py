@@ -43,21 +43,19 @@ class Exact:
     Attributes:
         function: `(x, *tensors)` → the cell at x.
         tensors: its weights and parameters.
-        keeps_input: whether inputs are kept for it, at the size of the input.
     """
 
     function: Callable[..., Tensor]
     tensors: tuple[Tensor, ...]
-    keeps_input: bool
 
 
-def lookup(x: Tensor, table: Table, exact: Exact, compiled: bool) -> Tensor:
+def lookup(x: Tensor, table: Table, exact: Exact | None, compiled: bool) -> Tensor:
     """The table at `x`, of any shape and memory format; differentiable in `x` and in the table's coefficients.
 
-    A backward pass that is itself differentiated is computed by `exact`, and its gradients go to `x` and to
-    `exact.tensors`. Raises EvaluatorError there if the input was not kept.
+    A backward pass that is itself differentiated is computed by `exact`, for which `x` is kept, and its gradients go to
+    `x` and to `exact.tensors`. Without `exact` it raises EvaluatorError.
     """
-    tensors = exact.tensors if exact.keeps_input else ()
+    tensors = exact.tensors if exact else ()
     result: Tensor = _Lookup.apply(table, exact, compiled, x, table.coefficients, *tensors)
     return result
 
@@ -65,12 +63,12 @@ def lookup(x: Tensor, table: Table, exact: Exact, compiled: bool) -> Tensor:
 class _Lookup(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, table: Table, exact: Exact, compiled: bool, x: Tensor, coefficients: Tensor, *tensors: Tensor
+        ctx: Any, table: Table, exact: Exact | None, compiled: bool, x: Tensor, coefficients: Tensor, *tensors: Tensor
     ) -> Tensor:
         order = Order.of(x)
         y, codes = table.at(order.flatten(x.detach()), compiled)
-        ctx.table, ctx.exact, ctx.compiled, ctx.order, ctx.n_codes = table, exact.function, compiled, order, len(codes)
-        ctx.save_for_backward(*codes, *((x, *tensors) if exact.keeps_input else ()))
+        ctx.table, ctx.exact, ctx.compiled, ctx.order, ctx.n_codes = table, exact, compiled, order, len(codes)
+        ctx.save_for_backward(*codes, *((x, *tensors) if exact else ()))
         return order.restore(y)
 
     @staticmethod
@@ -89,15 +87,15 @@ class _Lookup(torch.autograd.Function):
 
 
 def _exact_gradients(
-    function: Callable[..., Tensor], kept: Sequence[Tensor], grads: Sequence[Tensor], needs: Sequence[bool]
+    exact: Exact | None, kept: Sequence[Tensor], grads: Sequence[Tensor], needs: Sequence[bool]
 ) -> list[Tensor | None]:
     """Gradients whose graph is that of the dense cell: second derivatives of a piecewise linear function are wrong."""
-    if not kept:
+    if exact is None:
         raise EvaluatorError(
             "a second derivative of the mixture was asked for, and its input was not kept; set keeps_input of the "
             "cell to true, or its evaluator to dense"
         )
     kept = [t.view_as(t) for t in kept]  # aliases, so that gradients stop here: other sites hold the same parameters
     wanted = [t for t, need in zip(kept, needs, strict=True) if need]
-    found = iter(torch.autograd.grad(function(*kept), wanted, grads, create_graph=True, allow_unused=True))
+    found = iter(torch.autograd.grad(exact.function(*kept), wanted, grads, create_graph=True, allow_unused=True))
     return [next(found) if need else None for need in needs]

@@ -29,6 +29,9 @@ class OpParameters(nn.ParameterDict):
         channel_axis: the axis of the inputs that holds the channels: 1 for images, -1 for tokens.
 
     Raises SettingsError if an operation needs the axis and it is not given.
+
+    Attributes:
+        by_channel: whether there are parameters of channel scope.
     """
 
     def __init__(self, space: SearchSpace, starts: Mapping[str, Tensor], seed: int, channel_axis: int | None) -> None:
@@ -40,6 +43,7 @@ class OpParameters(nn.ParameterDict):
             for p in registry[op].parameters
         }
         self.channel_axis = channel_axis
+        self.by_channel = any(p.scope == "channel" for p in self.specs.values())
         self.n_sites = 0
         self._seed = seed
         for key, p in self.specs.items():
@@ -73,11 +77,6 @@ class OpParameters(nn.ParameterDict):
         return self.specs["/".join(entry.split("/")[:3])]
 
     # -- channels --------------------------------------------------------------------------------------------------
-
-    @property
-    def by_channel(self) -> bool:
-        """Whether there are parameters of channel scope."""
-        return any(p.scope == "channel" for p in self.specs.values())
 
     @property
     def is_complete(self) -> bool:

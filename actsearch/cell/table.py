@@ -7,7 +7,7 @@ see where each function is hard, then on the knots of each.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -62,15 +62,18 @@ class TableEvaluator:
         self,
         x: Tensor,
         table: Table,
-        weights: Mapping[str, Tensor],
-        parameters: Mapping[str, Tensor],
+        of_site: Callable[[], tuple[Mapping[str, Tensor], Mapping[str, Tensor]]],
         keeps_input: bool,
         compiled: bool,
     ) -> Tensor:
-        """The cell at `x` (any shape) from a site's table for its dtype; `weights` of a slot have shape (n,).
+        """The cell at `x` (any shape) from a site's table for its dtype.
 
-        Second derivatives are those of the dense cell; in float32 they need `keeps_input`.
+        Second derivatives are those of the dense cell with the weights, (n,) for each slot, and parameters `of_site`;
+        in float32 they need `keeps_input`.
         """
+        if not keeps_input and x.dtype not in HALF:
+            return lookup(x, table, None, compiled)
+        weights, parameters = of_site()
         slots, names = list(weights), list(parameters)
 
         def dense(x: Tensor, *tensors: Tensor) -> Tensor:
@@ -80,5 +83,4 @@ class TableEvaluator:
                 dict(zip(names, tensors[len(slots) :], strict=True)),
             ).to(x.dtype)
 
-        exact = Exact(dense, (*weights.values(), *parameters.values()), keeps_input or x.dtype in HALF)
-        return lookup(x, table, exact, compiled)
+        return lookup(x, table, Exact(dense, (*weights.values(), *parameters.values())), compiled)

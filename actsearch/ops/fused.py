@@ -1,4 +1,8 @@
-"""The discrete cell by one kernel forwards and one backwards, where there can be kernels, and as before elsewhere."""
+"""The discrete cell by one kernel forwards and one backwards, where there can be kernels, and as before elsewhere.
+
+On a CPU, a function of float32 without parameters that are trained is a table, whose kernels cost the same for any
+function; the others are compiled from their operations.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ from actsearch.ops.guard import HALF
 from actsearch.ops.kernels import Kernel, Signature, Structure, give_up, kernel
 from actsearch.ops.memory import alias, dense_strides, with_strides
 from actsearch.ops.spec import registry
+from actsearch.ops.tabulated import Tables, Tabulated, tabulate
 
 _DTYPES = (torch.float32, torch.float64, *HALF)
 _LEAST = 4097  # elements: below, the call of a kernel takes longer than the operations, and sums have another kernel
@@ -34,11 +39,15 @@ def fused(
     """The discrete cell at `x` (any shape), as `evaluate` gives it up to rounding, times `scale`.
 
     It takes the arguments of `evaluate`, and half precision too, which is computed in float32 and rounded once. One
-    kernel computes the output and one the gradients that are asked for; only `x` and the parameters are saved. Kernels
-    are compiled when a structure is first met, which takes seconds, and serve all parameter values, shapes, and dense
-    memory formats. The output has the memory format of `x`.
+    kernel computes the output and one the gradients that are asked for; only `x` and the parameters are saved. The
+    output has the memory format of `x`.
 
-    Where no kernel can serve, it is `evaluate` itself: while a graph is traced or exported (there the operations are
+    - A function of one variable without trained parameters is a table on a CPU in float32, see
+      `actsearch.ops.tabulated`: made in some hundredths of a second when the function is first met.
+    - Others have kernels compiled from their operations when a structure is first met, which takes seconds; they serve
+      all values of scalar parameters, shapes, and dense memory formats.
+
+    Where neither can serve, it is `evaluate` itself: while a graph is traced or exported (there the operations are
     seen one by one), in functional transforms and forward-mode derivatives, for tensor subclasses, for few elements
     (4,096), for parameters of another dtype than that of the computation, and where compiling failed, of which it warns
     once. A backward pass that is itself differentiated is computed by `evaluate` too.
@@ -49,7 +58,12 @@ def fused(
     """
     structure = Structure.of(order, ops, inputs, clip, scale)
     values = [parameters(slot, ops[slot], p.name) for slot in order for p in registry[ops[slot]].parameters]
-    if torch.compiler.is_compiling() or not _can_fuse(x, values, channel_axis):
+    if torch.compiler.is_compiling() or not _has_kernels(x, values):
+        return _exact(structure, channel_axis, x, values)
+    if _is_fixed(x, values, channel_axis) and (table := _table(structure, values)):
+        run = _Tabulated.apply if torch.is_grad_enabled() and x.requires_grad else _tabulated_value
+        return run(table, structure, x, *values)
+    if not _are_scalars(x, values, channel_axis):
         return _exact(structure, channel_axis, x, values)
     layout = _Layout.of(x, channel_axis)
     forward = _Call(structure, layout.signature(x, len(values)))
@@ -69,14 +83,8 @@ def _exact(structure: Structure, channel_axis: int | None, x: Tensor, parameters
     return structure(x, parameters)
 
 
-def _can_fuse(x: Tensor, parameters: Sequence[Tensor], channel_axis: int | None) -> bool:
+def _has_kernels(x: Tensor, parameters: Sequence[Tensor]) -> bool:
     computed = torch.float32 if x.dtype in HALF else x.dtype
-    if channel_axis is None:
-        sizes = [1]
-    elif -x.ndim <= channel_axis < x.ndim:
-        sizes = [x.shape[channel_axis]]
-    else:
-        return False
     tensors = (x, *parameters)
     return (
         all(type(t) in (Tensor, nn.Parameter) and t.device == x.device for t in tensors)
@@ -85,9 +93,26 @@ def _can_fuse(x: Tensor, parameters: Sequence[Tensor], channel_axis: int | None)
         and x.device.type != "meta"
         and not x.is_neg()
         and x.numel() >= _LEAST
-        and all(p.dtype == computed and p.ndim < 2 and [p.numel()] == sizes for p in parameters)
+        and all(p.dtype == computed for p in parameters)
         and not _watched(tensors)
     )
+
+
+def _is_fixed(x: Tensor, parameters: Sequence[Tensor], channel_axis: int | None) -> bool:
+    """Whether it is one function of one variable, and stays so."""
+    alike = channel_axis is None or not parameters
+    return x.is_cpu and x.dtype == torch.float32 and alike and not any(p.requires_grad for p in parameters)
+
+
+def _are_scalars(x: Tensor, parameters: Sequence[Tensor], channel_axis: int | None) -> bool:
+    """Whether every parameter is one number, or one for each channel."""
+    if channel_axis is None:
+        size = 1
+    elif -x.ndim <= channel_axis < x.ndim:
+        size = x.shape[channel_axis]
+    else:
+        return False
+    return all(p.ndim < 2 and p.numel() == size for p in parameters)
 
 
 def _watched(tensors: Sequence[Tensor]) -> bool:
@@ -99,6 +124,80 @@ def _watched(tensors: Sequence[Tensor]) -> bool:
         or any(torch._C._functorch.is_legacy_batchedtensor(t) for t in tensors)  # is_grads_batched=True
         or any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)
     )
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+
+_tables = Tables()
+_FEW = 1 / 16  # share of elements outside the table that are still computed one by one
+
+
+def _table(structure: Structure, parameters: Sequence[Tensor]) -> Tabulated | None:
+    values = tuple(tuple(p.flatten().tolist()) for p in parameters)
+
+    def exact(x: Tensor) -> tuple[Tensor, Tensor]:
+        leaf = x.detach().requires_grad_()
+        y = structure(leaf, [p.detach().double() for p in parameters])
+        if not y.requires_grad:  # a constant
+            return y, torch.zeros_like(x)
+        return y.detach(), torch.autograd.grad(y.sum(), leaf)[0]
+
+    def make() -> Tabulated | None:
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
+            fixed = [p.detach().clone() for p in parameters]
+            return tabulate(exact, lambda x: structure(x, fixed).detach())
+
+    return _tables.get((structure, values), make)
+
+
+def _tabulated_value(table: Tabulated, structure: Structure, x: Tensor, *parameters: Tensor) -> Tensor:
+    layout = _Layout.of(x, None)
+    elements = layout.merged(x)
+    y, outside = table.value(elements)
+    if outside > _FEW * x.numel():
+        return structure(x.detach(), parameters)
+    if outside:
+        where = table.is_outside(elements)
+        y[where] = structure(elements[where], parameters)
+    return layout.restored(y, x.shape)
+
+
+class _Tabulated(torch.autograd.Function):
+    """The cell by its table; saves x."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tabulated, structure: Structure, x: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.table, ctx.structure, ctx.channel_axis = table, structure, None
+        ctx.save_for_backward(x, *parameters)
+        return _tabulated_value(table, structure, x, *parameters)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, *parameters = ctx.saved_tensors
+        d_x = None
+        if not torch.is_grad_enabled() and not _watched((x, *gradients)):
+            d_x = _tabulated_gradient(ctx, x, gradients[0])
+        if d_x is None:
+            (d_x, *_) = _plain_gradients(ctx, (x, *parameters), [True, *[False] * len(parameters)], gradients[0])
+        return (None, None, d_x, *[None] * len(parameters))
+
+
+def _tabulated_gradient(ctx: Any, x: Tensor, gradient: Tensor) -> Tensor | None:
+    layout = _Layout.of(x, None)
+    elements, g = layout.merged(x), layout.merged(gradient)
+    d_x, outside = ctx.table.times_slope(elements, g)
+    if outside > _FEW * x.numel():
+        return None
+    if outside:
+        where = ctx.table.is_outside(elements)
+        leaf = elements[where].requires_grad_()
+        with torch.enable_grad():
+            y = ctx.structure(leaf, ctx.saved_tensors[1:])
+        d_x[where] = torch.autograd.grad(y, leaf, g[where])[0] if y.requires_grad else 0.0
+    return layout.restored(d_x, x.shape)
+
+
+# -- kernels of operations ---------------------------------------------------------------------------------------------
 
 
 class _Call(NamedTuple):

@@ -7,12 +7,17 @@ not (PyTorch issues 10729 and 68425).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.bfloat16, torch.float32, torch.float64)}
+
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 # Computed in float32 and rounded once.
 HALF = (torch.float16, torch.bfloat16)
@@ -33,5 +38,21 @@ def exponential_bound() -> MappingProxyType[str, float]:
 
 def limit(x: Tensor, bound: MappingProxyType[str, float]) -> Tensor:
     """`x` clamped to ±bound of its dtype; half precision without an entry takes that of bfloat16."""
-    value = bound.get(str(x.dtype).removeprefix("torch."), bound["bfloat16"])
+    value = bound[_NAMES.get(x.dtype, "bfloat16")]
+    # Compilers do not read context variables.
+    if not torch.compiler.is_compiling() and _greatest.get() <= value:
+        return x
     return x.clamp(-value, value)
+
+
+@contextmanager
+def inputs_within(greatest: float) -> Iterator[None]:
+    """Within it, the inputs of operations are known to be within ±`greatest`: what would not clamp them is left out."""
+    token = _greatest.set(greatest)
+    try:
+        yield
+    finally:
+        _greatest.reset(token)
+
+
+_greatest: ContextVar[float] = ContextVar("_greatest", default=math.inf)

@@ -37,6 +37,7 @@ _FLAGS = (
 )
 # Tried in turn. OpenMP is that of PyTorch, already in the process, where both have GCC's.
 _EXTRAS = (("-march=native", "-fopenmp"), ("-march=native",), ())
+_SHARED = Path(__file__).with_name("rows.hpp")
 _TIMEOUT = 120  # seconds
 _FEW = 1 << 14  # elements: below, to wake threads takes longer than the work
 
@@ -65,11 +66,12 @@ class Library:
         if compiler is None:
             raise FileNotFoundError(f"no C++ compiler {name!r}")
         macros = [f"-D{key}={value}" for key, value in sorted(self._constants.items())]
-        parts = (self._source.read_text(encoding="utf-8"), *macros, *_FLAGS, compiler, _processor())
+        sources = [path.read_text(encoding="utf-8") for path in (_SHARED, self._source)]
+        parts = (*sources, *macros, *_FLAGS, compiler, _processor())
         digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
         path = _folder() / f"{self._source.stem}-{digest}.so"
         if not path.exists():
-            _compile(compiler, [*macros, str(self._source)], path)
+            _compile(compiler, [*macros, f"-I{_SHARED.parent}", str(self._source)], path)
         return ctypes.CDLL(str(path))
 
 
