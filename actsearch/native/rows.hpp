@@ -84,11 +84,13 @@ inline Columns columns(const Row* table, const std::int32_t* places) {
 // Whether a comparison of sixteen held anywhere.
 template <typename Mask>
 inline bool any(Mask mask) {
-    std::int64_t parts[8], all = 0;
-    static_assert(sizeof parts == sizeof mask, "sixteen");
-    std::memcpy(parts, &mask, sizeof parts);
-    for (std::int64_t part : parts) all |= part;
-    return all != 0;
+    const auto half = __builtin_shufflevector(mask, mask, 0, 1, 2, 3, 4, 5, 6, 7) |
+                      __builtin_shufflevector(mask, mask, 8, 9, 10, 11, 12, 13, 14, 15);
+    const auto quarter =
+        __builtin_shufflevector(half, half, 0, 1, 2, 3) | __builtin_shufflevector(half, half, 4, 5, 6, 7);
+    std::int64_t parts[2];
+    std::memcpy(parts, &quarter, sizeof parts);
+    return (parts[0] | parts[1]) != 0;
 }
 
 }  // namespace rows

@@ -18,9 +18,9 @@ struct Grid {
 
 // A row holds a, b, c and d of a + t (b + t (c + t d)). Of a segment that has a kink, d is NaN, a is the kink's place, and
 // b the number of the row up to there; the next one is that of the rest.
-inline float cubic(const Row* table, std::int32_t piece, float t) {
-    Row row = table[piece];
-    if (row.fourth != row.fourth) row = table[static_cast<std::int32_t>(row.second) + (t >= row.first)];
+inline float at_kink(const Row* table, std::int32_t piece, float t) {
+    const Row mark = table[piece];
+    const Row row = table[static_cast<std::int32_t>(mark.second) + (t >= mark.first)];
     return row.first + t * (row.second + t * (row.third + t * row.fourth));
 }
 
@@ -50,7 +50,12 @@ int look_up(const float* x, const float* g, const Grid& grid, const Row* table, 
         const Sixteen t = load<Sixteen>(place + i);
         Sixteen value = a + t * (b + t * (c + t * d));
         if (__builtin_expect(any(value != value), 0)) {
-            for (int j = 0; j < 16; j++) value[j] = cubic(table, piece[i + j], place[i + j]);
+            alignas(64) float each[16];
+            store(each, value);
+            for (int j = 0; j < 16; j++) {
+                if (each[j] != each[j]) each[j] = at_kink(table, piece[i + j], place[i + j]);
+            }
+            value = load<Sixteen>(each);
         }
         store(y + i, TIMES ? value * load<Sixteen>(g + i) : value);
     }
