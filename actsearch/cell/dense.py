@@ -33,14 +33,12 @@ class _Term:
     parameters: tuple[int, ...]  # positions in the bundle's list of parameter tensors, in the order of the spec
 
     def __call__(self, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
-        y = self.unclipped(inputs, parameters)
+        if self.parameters:
+            named = {p.name: parameters[k] for p, k in zip(self.spec.parameters, self.parameters, strict=True)}
+            y = self.spec.function(*inputs, **named)
+        else:
+            y = self.spec.function(*inputs)
         return y if self.clip is None else self.clip(y)
-
-    def unclipped(self, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
-        if not self.parameters:
-            return self.spec.function(*inputs)
-        named = {p.name: parameters[k] for p, k in zip(self.spec.parameters, self.parameters, strict=True)}
-        return self.spec.function(*inputs, **named)
 
 
 class _Mixture(torch.autograd.Function):
@@ -264,33 +262,16 @@ class _RowsOnKnots(torch.autograd.Function):
 def _rows_on_knots(terms: Sequence[_Term], n_inputs: int, matrix: Tensor, *tensors: Tensor) -> Tensor:
     """Rows (S, rows, P) of a bundle from its `matrix` (S, rows, terms), inputs (1 or S, P) and parameters."""
     inputs, parameters = tensors[:n_inputs], tensors[n_inputs:]
-    # Few tensor operations: what is clipped is clipped together, and what has no gradient is not asked for one.
-    groups: dict[tuple[Clip | None, bool], tuple[list[int], list[Tensor]]] = {}
     with inputs_within(LARGEST):
-        for k, term in enumerate(terms):
-            y = term.unclipped(inputs, parameters)
-            places, values = groups.setdefault((term.clip, y.requires_grad), ([], []))
-            places.append(k)
-            values.append(y)
-    rows = None
-    for (clip, _), (places, values) in groups.items():
-        # An operation with parameters by site has values for each, even where the sites share the points.
-        stacked = torch.stack(torch.broadcast_tensors(inputs[0], *values)[1:]).transpose(0, 1)
-        if clip is not None:
-            stacked = clip(stacked)
-        part = _weighted(matrix if len(groups) == 1 else matrix[..., places], stacked)
-        rows = part if rows is None else rows + part
-    assert rows is not None
-    return rows
-
-
-def _weighted(matrix: Tensor, values: Tensor) -> Tensor:
-    """The product of (S, rows, terms) and (1 or S, terms, P)."""
+        terms_at_points = [term(inputs, parameters) for term in terms]
+    # An operation with parameters by site has values for each, even where the sites share the points.
+    values = torch.broadcast_tensors(inputs[0], *terms_at_points)[1:]
+    stacked = torch.stack(values).transpose(0, 1)
     if matrix.is_cuda:  # where float32 products may be computed in TF32
-        return (matrix.double() @ values.double()).float()
-    if len(values) == 1:  # the sites share the points
-        return (matrix.flatten(0, 1) @ values[0]).unflatten(0, matrix.shape[:2])
-    return matrix @ values
+        return (matrix.double() @ stacked.double()).float()
+    if len(stacked) == 1:  # the sites share the points
+        return (matrix.flatten(0, 1) @ stacked[0]).unflatten(0, matrix.shape[:2])
+    return matrix @ stacked
 
 
 def _matrix(names: Sequence[str], index: Tensor, weights: Mapping[str, Tensor]) -> Tensor:

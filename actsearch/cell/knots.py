@@ -28,7 +28,7 @@ COARSE = ((HIGHEST - LOWEST) << COARSE_BITS) + 2  # coarse segments of one sign
 UNBOUNDED = COARSE - 1
 
 # (so many coarse segments of a site, split into 2^k parts each), the hardest first.
-SPLITS = ((8, 6), (16, 5), (48, 3), (92, 1))
+SPLITS = ((6, 6), (16, 5), (40, 3), (80, 1))
 SEGMENTS = 2 * COARSE + sum(n * ((1 << k) - 1) for n, k in SPLITS)
 K_BITS = 4  # of a descriptor
 
