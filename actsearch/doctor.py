@@ -43,6 +43,13 @@ EXTRAS = {
     "postgresql": "studies on a PostgreSQL server",
 }
 _PROJECT = Path(__file__).parent.parent / "pyproject.toml"
+_KERNELS = """
+import warnings
+warnings.simplefilter("error")
+from actsearch.cell import piecewise
+from actsearch.ops import tabulated
+assert piecewise.library.kernels and tabulated.library.kernels
+"""
 _COMPILED = """
 import torch
 print(float(torch.compile(lambda x: (2 * x + 1).tanh().sum())(torch.ones(64))))
@@ -65,7 +72,7 @@ def doctor(data_root: Path | None, run_root: Path, compile: bool = True, as_json
     Args:
         data_root: folder of the data; default: where readers look.
         run_root: folder of all runs; it is not made.
-        compile: also run torch.compile, which takes up to a minute.
+        compile: also run torch.compile and compile the kernels of tables, which takes up to a minute.
         as_json: print one JSON object instead of a table.
     """
     findings: list[Finding] = []
@@ -76,7 +83,7 @@ def doctor(data_root: Path | None, run_root: Path, compile: bool = True, as_json
         torchvision_pair,
         processors,
         accelerators,
-        *([compiler] if compile else []),
+        *([compiler, kernels] if compile else []),
         lambda: data(data_root),
         lambda: disk(run_root),
     ]
@@ -283,28 +290,38 @@ def accelerators() -> Iterator[Finding]:
 
 def compiler() -> Iterator[Finding]:
     """torch.compile on the CPU, in a process and a cache of its own, so that nothing is taken from an earlier run."""
+    works = f"torch.compile works ({_cxx() or 'its compiler is not in PATH'})"
+    yield _compiling("compiler", "torch.compile", _COMPILED, "TORCHINDUCTOR_CACHE_DIR", works)
+
+
+def kernels() -> Iterator[Finding]:
+    """The project's own kernels for CPUs, in the same way."""
+    yield _compiling(
+        "kernels", "the compiler of tables' kernels", _KERNELS, "XDG_CACHE_HOME", "those of tables compile"
+    )
+
+
+def _compiling(check: str, what: str, code: str, cache_variable: str, works: str) -> Finding:
     with tempfile.TemporaryDirectory() as cache:
-        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache}
+        environment = {**os.environ, cache_variable: cache}
         try:
             done = subprocess.run(
-                [sys.executable, "-c", _COMPILED],
+                [sys.executable, "-c", code],
                 env=environment,
                 capture_output=True,
                 text=True,
                 timeout=COMPILING,
             )
         except subprocess.TimeoutExpired:
-            yield Finding("compiler", "warning", f"torch.compile took longer than {COMPILING} s", _INSTALL)
-            return
+            return Finding(check, "warning", f"{what} took longer than {COMPILING} s", _INSTALL)
     if done.returncode == 0:
-        yield Finding("compiler", "ok", f"torch.compile works ({_cxx() or 'its compiler is not in PATH'})")
-        return
-    yield Finding("compiler", "warning", f"torch.compile fails: {_reason(done.stderr)}", _INSTALL)
+        return Finding(check, "ok", works)
+    return Finding(check, "warning", f"{what} fails: {_reason(done.stderr)}", _INSTALL)
 
 
 _INSTALL = (
-    "searches run without, but slower: install a C++ compiler with OpenMP and the headers of Python (on Debian: g++ "
-    "and python3-dev), or set CXX"
+    "searches run without, but slower: install a C++ compiler with OpenMP (GCC from 12, or Clang) and the headers of "
+    "Python (on Debian: g++ and python3-dev), or set CXX"
 )
 
 

@@ -144,10 +144,10 @@ def moments_(total: Tensor, code: Tensor, g: Tensor) -> None:
 
 def _kernels(elements: Tensor) -> CDLL | None:
     """The kernels for these elements, where there are some."""
-    return _library.kernels if elements.is_cpu else None
+    return library.kernels if elements.is_cpu else None
 
 
-_library = native.Library(
+library = native.Library(
     Path(__file__).with_name("pieces.cpp"),
     {"COARSE_BITS": COARSE_BITS, "COARSE": COARSE, "LOWEST": LOWEST, "K_BITS": K_BITS, "PLACE_BITS": PLACE_BITS},
 )

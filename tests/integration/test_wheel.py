@@ -61,6 +61,15 @@ def test_named_files_travel_with_the_wheel(installed: Path, tmp_path: Path) -> N
     )
 
 
+def test_kernels_travel_with_the_wheel(installed: Path, tmp_path: Path) -> None:
+    code = """
+from actsearch.cell import piecewise
+from actsearch.ops import tabulated
+print(all(library.kernels is not None for library in (piecewise.library, tabulated.library)))
+"""
+    assert _run(installed, "-W", "error", "-c", code, cwd=tmp_path).strip() == "True"
+
+
 def test_a_search_runs_from_any_folder(installed: Path, tmp_path: Path) -> None:
     command = installed.parent / "actsearch"
     short = ["--space", "tiny", "--search.epochs", "3", "--compare.seeds", "1", "--compare.epochs", "1"]

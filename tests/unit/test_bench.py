@@ -414,6 +414,10 @@ def test_a_grown_space_has_its_size(size: Size) -> None:
     space = grown(size)
     assert (space.n_candidates, len(space.slots)) == (size.candidates, size.slots)
     assert all(len(set(slot.candidates)) == len(slot.candidates) for slot in space.slots)
+    cell = MixedCell(space, evaluator="table")
+    cell.add_site("a")
+    cell.resample()
+    assert cell.evaluator._uses_table  # what it costs is what growth is about
 
 
 def test_six_slots_are_the_published_graph() -> None:
