@@ -3,7 +3,7 @@
 Knots follow the float32's exponent and leading mantissa bits: 8 coarse segments an octave, from 2^LOWEST to 2^HIGHEST
 on both sides of 0, one between 0 and 2^LOWEST, and one beyond 2^HIGHEST. A relaxed cell is not equally hard everywhere:
 where an inner slot crosses 0, the floor of the square root or the edge of a clip, its derivative jumps, or falls from
-16 to 1 within a hundredth. So the coarse segments where the function is least like a parabola are split into up to 64
+16 to 1 within a hundredth. So the coarse segments where the function is least like a parabola are split into up to 128
 equal parts, for each activation site and each draw anew. How many are split is fixed, and so is every shape:
 nothing has to wait for the device.
 
@@ -28,7 +28,7 @@ COARSE = ((HIGHEST - LOWEST) << COARSE_BITS) + 2  # coarse segments of one sign
 UNBOUNDED = COARSE - 1
 
 # (so many coarse segments of a site, split into 2^k parts each), the hardest first.
-SPLITS = ((6, 6), (16, 5), (40, 3), (80, 1))
+SPLITS = ((4, 7), (8, 6), (8, 5), (20, 3), (56, 1))
 SEGMENTS = 2 * COARSE + sum(n * ((1 << k) - 1) for n, k in SPLITS)
 K_BITS = 4  # of a descriptor
 

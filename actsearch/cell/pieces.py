@@ -17,7 +17,7 @@ from torch import Tensor
 
 from actsearch.cell.knots import SEGMENTS, Knots
 
-KINKS = 128  # of a site at most, the greatest first
+KINKS = 96  # of a site at most, the greatest first
 PIECES = SEGMENTS + KINKS
 _WHOLE = 2.0  # a place beyond every other: the piece does not end within its segment
 
