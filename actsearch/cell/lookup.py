@@ -18,8 +18,8 @@ Codes = tuple[Tensor, ...]
 class Table(Protocol):
     """The table of one activation site.
 
-    An element-wise kernel is compiled where `compiled` says so and a compiler is at hand; it has the same bits as
-    without.
+    An element-wise kernel has the same bits as plain PyTorch. Where `compiled` says so it may take torch.compile, which
+    takes seconds at the first call.
     """
 
     @property

@@ -50,7 +50,7 @@ class PiecewiseTable:
                 native.pointer(elements), c_int64(n), *map(native.pointer, tensors), c_int(native.threads(n))
             )
             return y, (codes,)
-        run = _look_up if compiled else look_up
+        run = _look_up if compiled and not elements.is_cpu else look_up
         y, codes = run(elements, self.descriptors, self.rows, self.others)
         return y, (codes,)
 
@@ -66,7 +66,7 @@ class PiecewiseTable:
                 c_int(native.threads(n)),
             )
             return out
-        run = _scale_by_slope if compiled else scale_by_slope
+        run = _scale_by_slope if compiled and not g.is_cpu else scale_by_slope
         (kept,) = codes
         return run(g, kept, self.slopes)
 

@@ -63,9 +63,9 @@ torch.set_num_threads(1)
 from actsearch import MixedCell
 cell = MixedCell("grafs", evaluator="table"); cell.add_site("a")
 x = torch.linspace(-5, 5, 1 << 20)
-cell(x); cell.resample(); cell(x); cell.resample()
 with warnings.catch_warnings(record=True) as told:
     warnings.simplefilter("always")
+    cell(x); cell.resample(); cell(x); cell.resample()
     z = x.clone().requires_grad_()
     y = cell(z)
     g = torch.autograd.grad(y.square().sum(), [z, *cell.alpha.values()])
