@@ -43,8 +43,8 @@ class Activation(nn.Module):
         by_channel: names of the parameters for which that holds, if not all.
         lr_factor: trainable parameters are trained at this multiple of the learning rate (`lr_factors`; see
             `actsearch.tasks.parameter_groups`).
-        compiled: run as one kernel forwards and one backwards, which save only the input, where torch.compile can make
-            them (see `actsearch.ops.fused.fused`). Faster; equal to the default up to rounding, not to the bit.
+        compiled: run as one kernel forwards and one backwards, which save only the input, where there can be some
+            (see `actsearch.ops.fused.fused`). Faster; equal to the default up to rounding, not to the bit.
 
     A parameter has shape () or, of a vector, (n,); by channel (C,) or (n, C).
 
