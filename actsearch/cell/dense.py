@@ -226,14 +226,17 @@ class DenseEvaluator:
 
         x, and the space's clip, must be within ±LARGEST.
 
-        The terms of slots that read the same are weighted by one product of matrices, and computed again, together, in
-        the backward pass: kept until then, they would be half as large as the activations of a small network.
+        The terms of slots that read the same are weighted by one product of matrices. Those of unary slots are computed
+        again, together, in the backward pass: kept until then, they would be half as large as the activations of a
+        small network.
         """
         values = {INPUT: x}
         for inputs, names, terms, named, index in self._bundles:
             matrix = _matrix(names, index, weights).permute(2, 0, 1)
             tensors = [*(values[i] for i in inputs), *(parameters[p] for p in named)]
-            rows = _RowsOnKnots.apply(terms, len(inputs), matrix, *tensors)
+            # Binary slots have few candidates, whose graph is kept: that is shorter than to compute them again.
+            run = _rows_on_knots if len(inputs) == 2 else _RowsOnKnots.apply
+            rows = run(terms, len(inputs), matrix, *tensors)
             values.update(zip(names, rows.unbind(1), strict=True))
         return values[self._output]
 
