@@ -320,7 +320,7 @@ def _compiling(check: str, what: str, code: str, cache_variable: str, works: str
 
 
 _INSTALL = (
-    "searches run without, but slower: install a C++ compiler with OpenMP (GCC from 12, or Clang) and the headers of "
+    "searches run without, but slower: install a C++ compiler with OpenMP (GCC or Clang) and the headers of "
     "Python (on Debian: g++ and python3-dev), or set CXX"
 )
 

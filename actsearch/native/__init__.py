@@ -32,6 +32,7 @@ _FLAGS = (
     # Nobody looks at the floating-point flags, and comparisons that may set them are not turned into vectors.
     "-fno-trapping-math",
     "-fno-math-errno",
+    "-Wno-psabi",  # how wide vectors are handed over matters to nobody outside the file
     "-shared",
     "-fPIC",
 )
@@ -48,8 +49,8 @@ class Library:
     """The kernels of the C++ file `source`, compiled with `constants` as macros."""
 
     def __init__(self, source: Path, constants: Mapping[str, int]) -> None:
-        self._source = source
-        self._constants = constants
+        self.source = source
+        self.constants = constants
 
     @cached_property
     def kernels(self) -> ctypes.CDLL | None:
@@ -65,13 +66,13 @@ class Library:
         compiler = shutil.which(name)
         if compiler is None:
             raise FileNotFoundError(f"no C++ compiler {name!r}")
-        macros = [f"-D{key}={value}" for key, value in sorted(self._constants.items())]
-        sources = [path.read_text(encoding="utf-8") for path in (_SHARED, self._source)]
+        macros = [f"-D{key}={value}" for key, value in sorted(self.constants.items())]
+        sources = [path.read_text(encoding="utf-8") for path in (_SHARED, self.source)]
         parts = (*sources, *macros, *_FLAGS, compiler, _processor())
         digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
-        path = _folder() / f"{self._source.stem}-{digest}.so"
+        path = _folder() / f"{self.source.stem}-{digest}.so"
         if not path.exists():
-            _compile(compiler, [*macros, f"-I{_SHARED.parent}", str(self._source)], path)
+            _compile(compiler, [*macros, f"-I{_SHARED.parent}", str(self.source)], path)
         return ctypes.CDLL(str(path))
 
 

@@ -59,37 +59,59 @@ inline void store(void* numbers, Vector vector) {
     std::memcpy(numbers, &vector, sizeof vector);
 }
 
+// GCC has __builtin_shufflevector from 12; before, vectors of one length can be shuffled, by a mask.
+#if !defined(WITHOUT_SHUFFLEVECTOR) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 12
+#define WITHOUT_SHUFFLEVECTOR 1
+#endif
+
 inline Sixteen stacked(const Row* table, const std::int32_t* places) {
     const Four a = load<Four>(table + places[0]), b = load<Four>(table + places[4]);
     const Four c = load<Four>(table + places[8]), d = load<Four>(table + places[12]);
+#if WITHOUT_SHUFFLEVECTOR
+    const Four all[] = {a, b, c, d};
+    return load<Sixteen>(all);
+#else
     const Eight low = __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7);
     const Eight high = __builtin_shufflevector(c, d, 0, 1, 2, 3, 4, 5, 6, 7);
     return __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+#endif
 }
 
 // Four transposed matrices of four rows, side by side.
 inline Columns columns(const Row* table, const std::int32_t* places) {
     const Sixteen r0 = stacked(table, places), r1 = stacked(table, places + 1);
     const Sixteen r2 = stacked(table, places + 2), r3 = stacked(table, places + 3);
-#define IN_EACH(u, v, i, j, k, l)                                                                          \
-    __builtin_shufflevector(u, v, i, j, k, l, i + 4, j + 4, k + 4, l + 4, i + 8, j + 8, k + 8, l + 8,     \
-                            i + 12, j + 12, k + 12, l + 12)
+#define OF_EACH(i, j, k, l) \
+    i, j, k, l, i + 4, j + 4, k + 4, l + 4, i + 8, j + 8, k + 8, l + 8, i + 12, j + 12, k + 12, l + 12
+#if WITHOUT_SHUFFLEVECTOR
+    using Mask = std::int32_t __attribute__((vector_size(64)));
+#define IN_EACH(u, v, i, j, k, l) __builtin_shuffle(u, v, Mask{OF_EACH(i, j, k, l)})
+#else
+#define IN_EACH(u, v, i, j, k, l) __builtin_shufflevector(u, v, OF_EACH(i, j, k, l))
+#endif
     const Sixteen low01 = IN_EACH(r0, r1, 0, 16, 1, 17), high01 = IN_EACH(r0, r1, 2, 18, 3, 19);
     const Sixteen low23 = IN_EACH(r2, r3, 0, 16, 1, 17), high23 = IN_EACH(r2, r3, 2, 18, 3, 19);
     return {IN_EACH(low01, low23, 0, 1, 16, 17), IN_EACH(low01, low23, 2, 3, 18, 19),
             IN_EACH(high01, high23, 0, 1, 16, 17), IN_EACH(high01, high23, 2, 3, 18, 19)};
 #undef IN_EACH
+#undef OF_EACH
 }
 
 // Whether a comparison of sixteen held anywhere.
 template <typename Mask>
 inline bool any(Mask mask) {
+#if WITHOUT_SHUFFLEVECTOR
+    std::int64_t parts[8];
+    std::memcpy(parts, &mask, sizeof parts);
+    for (int k = 2; k < 8; k++) parts[k & 1] |= parts[k];
+#else
     const auto half = __builtin_shufflevector(mask, mask, 0, 1, 2, 3, 4, 5, 6, 7) |
                       __builtin_shufflevector(mask, mask, 8, 9, 10, 11, 12, 13, 14, 15);
     const auto quarter =
         __builtin_shufflevector(half, half, 0, 1, 2, 3) | __builtin_shufflevector(half, half, 4, 5, 6, 7);
     std::int64_t parts[2];
     std::memcpy(parts, &quarter, sizeof parts);
+#endif
     return (parts[0] | parts[1]) != 0;
 }
 

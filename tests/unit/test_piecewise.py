@@ -153,6 +153,22 @@ def test_kernels_have_the_bits_of_the_plain_functions(n: int, threads: int, monk
         assert torch.equal(ours.nan_to_num(nan=123.0), plain.nan_to_num(nan=123.0))
 
 
+def test_older_compilers_make_kernels_of_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = table_of(lambda x: torch.maximum((3 * x).sin(), 0.4 * x).clamp(-2, 5))
+    x, g = elements(5000), torch.randn(5000)
+    found = []
+    for library in (
+        piecewise.library,
+        native.Library(piecewise.library.source, {**piecewise.library.constants, "WITHOUT_SHUFFLEVECTOR": 1}),
+    ):
+        assert library.kernels is not None
+        monkeypatch.setattr(piecewise, "library", library)
+        y, codes = table.at(x, False)
+        found.append((y, *codes, table.times_slope(g, codes, False), table.gradient(g, codes, False)))
+    for ours, plain in zip(*found, strict=True):
+        assert torch.equal(ours.nan_to_num(nan=123.0), plain.nan_to_num(nan=123.0))
+
+
 def test_a_code_holds_the_piece_and_parts_of_the_place() -> None:
     table = table_of(lambda x: (x - 1.23).abs())
     x = torch.cat([elements(20_000), torch.linspace(1.22, 1.24, 200)])
