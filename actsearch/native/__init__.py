@@ -12,6 +12,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -62,13 +63,14 @@ class Library:
             return None
 
     def _load(self) -> ctypes.CDLL:
-        name = os.environ.get("CXX", "c++")
-        compiler = shutil.which(name)
-        if compiler is None:
+        name, *options = shlex.split(os.environ.get("CXX", "")) or ["c++"]  # "ccache g++" is one too
+        found = shutil.which(name)
+        if found is None:
             raise FileNotFoundError(f"no C++ compiler {name!r}")
+        compiler = [found, *options]
         macros = [f"-D{key}={value}" for key, value in sorted(self.constants.items())]
         sources = [path.read_text(encoding="utf-8") for path in (_SHARED, self.source)]
-        parts = (*sources, *macros, *_FLAGS, compiler, _processor())
+        parts = (*sources, *macros, *_FLAGS, *compiler, _machine())
         digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
         path = _folder() / f"{self.source.stem}-{digest}.so"
         if not path.exists():
@@ -88,17 +90,17 @@ def pointer(t: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(t.data_ptr())
 
 
-def _compile(compiler: str, arguments: list[str], library: Path) -> None:
+def _compile(compiler: list[str], arguments: list[str], library: Path) -> None:
     handle, unfinished = tempfile.mkstemp(suffix=".tmp", dir=library.parent)
     os.close(handle)
     try:
         for extra in _EXTRAS:
-            command = [compiler, *_FLAGS, *extra, *arguments, "-o", unfinished]
+            command = [*compiler, *_FLAGS, *extra, *arguments, "-o", unfinished]
             done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
             if done.returncode == 0:
                 os.replace(unfinished, library)
                 return
-        raise OSError(f"{compiler} fails: {done.stderr.strip() or done.returncode}")
+        raise OSError(f"{' '.join(compiler)} fails: {done.stderr.strip() or done.returncode}")
     finally:
         Path(unfinished).unlink(missing_ok=True)
 
@@ -121,9 +123,9 @@ def _folder() -> Path:
 _kept: list[tempfile.TemporaryDirectory[str]] = []  # removed when the process ends
 
 
-def _processor() -> str:
-    """What the compiler's `native` depends on."""
-    told = platform.machine()
+def _machine() -> str:
+    """What the compiler's `native` depends on, and the libraries that it links."""
+    told = platform.machine() + "".join(platform.libc_ver())
     if sys.platform == "linux":
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         told += next((line for line in lines if line.lower().startswith(("flags", "features"))), "")

@@ -58,7 +58,7 @@ def test_another_processor_has_a_library_of_its_own(
     source: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert answer(native.Library(source, {"VALUE": 1})) == 1
-    monkeypatch.setattr(native, "_processor", lambda: "another")
+    monkeypatch.setattr(native, "_machine", lambda: "another")
     assert answer(native.Library(source, {"VALUE": 1})) == 1
     assert len(kept(tmp_path)) == 2
 
@@ -76,6 +76,11 @@ def test_without_a_compiler_there_is_none_after_one_warning(
         assert native.Library(source, {"VALUE": 2}).kernels is None
     folder = tmp_path / "cache/actsearch/kernels"
     assert not folder.exists() or not list(folder.iterdir())
+
+
+def test_a_compiler_may_be_a_command_with_options(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "env c++ -DVALUE=3")
+    assert answer(native.Library(source, {})) == 3
 
 
 def test_a_mistake_in_the_source_names_the_line(source: Path) -> None:
