@@ -34,6 +34,7 @@ VALUE_ERROR = 8e-8
 SLOPE_ERROR = 2.0**-22
 # In float32 an operation may be bounded where it is not in float64. As a share of the greatest of |f(x)|, |x| and 1.
 SAME = 1e-3
+LARGEST = 1e36  # of a cubic's numbers, so that float32 has them and their sums
 
 _INSIDE = 2.0**-33  # of a segment: its ends are taken from within, since a derivative may jump there
 _TINY = 1e-200
@@ -206,7 +207,7 @@ def _fit(function: Function, start: Tensor, width: Tensor) -> _Fits:
     value_error = (of_values @ powers - exact_values).abs() / torch.maximum(exact_values.abs(), x.abs())
     slope_error = (of_slopes @ powers - exact_slopes).abs() / exact_slopes.abs().clamp(min=1)
     good = (value_error <= VALUE_ERROR).all(1) & (slope_error <= SLOPE_ERROR).all(1)
-    good &= of_values.isfinite().all(1) & of_slopes.isfinite().all(1)
+    good &= (of_values.abs() < LARGEST).all(1) & (of_slopes.abs() < LARGEST).all(1)
     return _Fits(of_values, of_slopes, ~good)
 
 

@@ -136,6 +136,16 @@ def test_what_float32_bounds_is_not_taken_from_float64() -> None:
     assert table is None or table.highest <= 4
 
 
+def test_what_float32_cannot_hold_is_outside() -> None:
+    table = made(lambda x: x.exp() * x.exp())
+    assert table is not None
+    assert table.highest <= 6
+    assert table.values[:, :3].isfinite().all()
+    x = torch.linspace(-(2.0**table.highest), 2.0**table.highest, 100_001)[1:-1]
+    y, _ = table.value(x)
+    assert torch.allclose(y, x.exp() * x.exp(), rtol=2e-5)
+
+
 def test_elements_outside_are_computed_by_the_operations() -> None:
     activation = Activation(SearchSpace.load("grafs").random(3), compiled=True)
     plain = Activation(SearchSpace.load("grafs").random(3))
