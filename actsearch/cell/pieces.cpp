@@ -1,5 +1,5 @@
-// The piecewise table on a CPU: see piecewise.py, which holds the same in PyTorch, with the same bits, and knots.py,
-// which tells what a descriptor and a code are.
+// The piecewise table on a CPU: see piecewise.py, which holds the same in PyTorch, with the same bits, and tells what a
+// code is; knots.py tells what a descriptor is.
 
 #include <algorithm>
 

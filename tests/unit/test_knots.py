@@ -71,10 +71,10 @@ def test_segments_are_short_where_the_function_is_hard() -> None:
         segment, _ = locate(torch.tensor([x]), knots.descriptors[site])
         return float(knots.width[site][segment].abs())
 
-    assert width_at(0, 0.7012) <= coarse_width / 32  # where the square root leaves its floor
+    assert width_at(0, 0.7012) <= coarse_width / 64  # where the square root leaves its floor
     assert width_at(0, -0.7) == coarse_width
     assert width_at(1, -1.3) <= 2 * coarse_width / 8  # an edge of the clamp
-    assert width_at(0, 500.0) >= 256 / 16
+    assert width_at(0, 500.0) == 256 / 8
 
 
 def test_not_even_a_function_that_is_not_finite_breaks_the_knots() -> None:
