@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from actsearch.errors import ActsearchError, DataError
 
 _DEAD_WORKER = re.compile(r"DataLoader worker \(pid.*?\) (is killed by signal|exited unexpectedly)")
+_NOTICE = 2.0  # seconds within which the system tells of a process that closed its connection, on a busy machine too
 _FROM_WORKER = "Original Traceback (most recent call last):"
 
 
@@ -26,7 +28,13 @@ def explained(trainer: pl.Trainer) -> Iterator[None]:
     A SIGTERM that the trainer noted too late to act on, or that reached its workers first, is a SIGTERMException.
     """
     try:
-        yield
+        try:
+            yield
+        except (EOFError, OSError, pickle.UnpicklingError) as error:
+            if _is_dead_worker(error):
+                # torch tells why it died by a RuntimeError from a signal handler, wherever this process then is.
+                time.sleep(_NOTICE)
+            raise
     except ActsearchError as error:
         if _FROM_WORKER not in str(error):
             raise

@@ -8,6 +8,7 @@ waits for another.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import hashlib
 import os
@@ -116,11 +117,8 @@ def _folder() -> Path:
             return folder
     except OSError:
         own = tempfile.TemporaryDirectory(prefix="actsearch-")
-        _kept.append(own)
+        atexit.register(own.cleanup)
         return Path(own.name)
-
-
-_kept: list[tempfile.TemporaryDirectory[str]] = []  # removed when the process ends
 
 
 def _machine() -> str:
