@@ -41,12 +41,12 @@ void look_up(const float* x, const std::int32_t* descriptors, const Row* table, 
         const float near_zero = __builtin_fabsf(x[i]) * static_cast<float>(1 << -LOWEST);
         place[i] = near_zero < 1.0f ? near_zero : within;
     }
-    for (int i = 0; i < BLOCK; i += 16) {
+    for (int i = 0; i < BLOCK; i += LANES) {
         const auto [v, a, c, end] = columns(table, piece + i);
-        const Sixteen t = load<Sixteen>(place + i);
+        const Vector t = load<Vector>(place + i);
         store(found + i, v + t * (a + t * c));
         if (__builtin_expect(any(t >= end), 0)) {
-            for (int j = i; j < i + 16; j++) {
+            for (int j = i; j < i + LANES; j++) {
                 if (place[j] < table[piece[j]].fourth) continue;
                 piece[j] = others[piece[j]];
                 const Row row = table[piece[j]];

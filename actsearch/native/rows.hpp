@@ -21,18 +21,28 @@ constexpr int BLOCK = 256;
 constexpr int AHEAD = 4 * BLOCK;
 constexpr int LINE = 64;  // bytes
 
+// As many numbers as a register of the processor holds: GCC is slow with vectors that it has to take apart.
+#ifndef LANES
+#if defined(__AVX512F__)
+#define LANES 16
+#elif defined(__AVX__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
+#endif
+
 using Four = float __attribute__((vector_size(16)));
-using Eight = float __attribute__((vector_size(32)));
-using Sixteen = float __attribute__((vector_size(64)));
+using Vector = float __attribute__((vector_size(4 * LANES)));
 
 // Four numbers of a table, by their place.
 struct alignas(16) Row {
     float first, second, third, fourth;
 };
 
-// The rows of sixteen elements, number by number.
+// The rows of LANES elements, number by number.
 struct Columns {
-    Sixteen first, second, third, fourth;
+    Vector first, second, third, fourth;
 };
 
 // What lies some blocks ahead is asked for now: a block's work is too long for the processor to see the next.
@@ -47,72 +57,79 @@ NO_VECTORS void fetch(const T* __restrict table, const std::int32_t* __restrict 
     for (int i = 0; i < BLOCK; i++) found[i] = table[places[i]];
 }
 
-template <typename Vector>
-inline Vector load(const void* numbers) {
-    Vector found;
+template <typename T>
+inline T load(const void* numbers) {
+    T found;
     std::memcpy(&found, numbers, sizeof found);
     return found;
 }
 
-template <typename Vector>
 inline void store(void* numbers, Vector vector) {
     std::memcpy(numbers, &vector, sizeof vector);
 }
 
 // GCC has __builtin_shufflevector from 12; before, vectors of one length can be shuffled, by a mask.
-#if !defined(WITHOUT_SHUFFLEVECTOR) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 12
+#if defined(__clang__)
+#undef WITHOUT_SHUFFLEVECTOR
+#elif __GNUC__ < 12 && !defined(WITHOUT_SHUFFLEVECTOR)
 #define WITHOUT_SHUFFLEVECTOR 1
 #endif
 
-inline Sixteen stacked(const Row* table, const std::int32_t* places) {
-    const Four a = load<Four>(table + places[0]), b = load<Four>(table + places[4]);
-    const Four c = load<Four>(table + places[8]), d = load<Four>(table + places[12]);
 #if WITHOUT_SHUFFLEVECTOR
-    const Four all[] = {a, b, c, d};
-    return load<Sixteen>(all);
+using Mask = std::int32_t __attribute__((vector_size(4 * LANES)));
+#define SHUFFLE(u, v, ...) __builtin_shuffle(u, v, Mask{__VA_ARGS__})
 #else
-    const Eight low = __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7);
-    const Eight high = __builtin_shufflevector(c, d, 0, 1, 2, 3, 4, 5, 6, 7);
-    return __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+#define SHUFFLE(u, v, ...) __builtin_shufflevector(u, v, __VA_ARGS__)
 #endif
-}
 
-// Four transposed matrices of four rows, side by side.
-inline Columns columns(const Row* table, const std::int32_t* places) {
-    const Sixteen r0 = stacked(table, places), r1 = stacked(table, places + 1);
-    const Sixteen r2 = stacked(table, places + 2), r3 = stacked(table, places + 3);
+// The same of the numbers of each four lanes.
+#if LANES == 16
 #define OF_EACH(i, j, k, l) \
     i, j, k, l, i + 4, j + 4, k + 4, l + 4, i + 8, j + 8, k + 8, l + 8, i + 12, j + 12, k + 12, l + 12
-#if WITHOUT_SHUFFLEVECTOR
-    using Mask = std::int32_t __attribute__((vector_size(64)));
-#define IN_EACH(u, v, i, j, k, l) __builtin_shuffle(u, v, Mask{OF_EACH(i, j, k, l)})
+#elif LANES == 8
+#define OF_EACH(i, j, k, l) i, j, k, l, i + 4, j + 4, k + 4, l + 4
 #else
-#define IN_EACH(u, v, i, j, k, l) __builtin_shufflevector(u, v, OF_EACH(i, j, k, l))
+#define OF_EACH(i, j, k, l) i, j, k, l
 #endif
-    const Sixteen low01 = IN_EACH(r0, r1, 0, 16, 1, 17), high01 = IN_EACH(r0, r1, 2, 18, 3, 19);
-    const Sixteen low23 = IN_EACH(r2, r3, 0, 16, 1, 17), high23 = IN_EACH(r2, r3, 2, 18, 3, 19);
-    return {IN_EACH(low01, low23, 0, 1, 16, 17), IN_EACH(low01, low23, 2, 3, 18, 19),
-            IN_EACH(high01, high23, 0, 1, 16, 17), IN_EACH(high01, high23, 2, 3, 18, 19)};
-#undef IN_EACH
-#undef OF_EACH
+
+// The rows at every fourth place.
+inline Vector stacked(const Row* table, const std::int32_t* places) {
+#if LANES == 4 || WITHOUT_SHUFFLEVECTOR
+    Four all[LANES / 4];
+    for (int k = 0; k < LANES / 4; k++) all[k] = load<Four>(table + places[4 * k]);
+    return load<Vector>(all);
+#else
+    const auto two = [=](int k) {
+        const Four near = load<Four>(table + places[k]), far = load<Four>(table + places[k + 4]);
+        return SHUFFLE(near, far, 0, 1, 2, 3, 4, 5, 6, 7);
+    };
+#if LANES == 8
+    return two(0);
+#else
+    return SHUFFLE(two(0), two(8), 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+#endif
+#endif
 }
 
-// Whether a comparison of sixteen held anywhere.
-template <typename Mask>
-inline bool any(Mask mask) {
-#if WITHOUT_SHUFFLEVECTOR
-    std::int64_t parts[8];
-    std::memcpy(parts, &mask, sizeof parts);
-    for (int k = 2; k < 8; k++) parts[k & 1] |= parts[k];
-#else
-    const auto half = __builtin_shufflevector(mask, mask, 0, 1, 2, 3, 4, 5, 6, 7) |
-                      __builtin_shufflevector(mask, mask, 8, 9, 10, 11, 12, 13, 14, 15);
-    const auto quarter =
-        __builtin_shufflevector(half, half, 0, 1, 2, 3) | __builtin_shufflevector(half, half, 4, 5, 6, 7);
-    std::int64_t parts[2];
-    std::memcpy(parts, &quarter, sizeof parts);
-#endif
-    return (parts[0] | parts[1]) != 0;
+// Transposed matrices of four rows, side by side.
+inline Columns columns(const Row* table, const std::int32_t* places) {
+    const Vector r0 = stacked(table, places), r1 = stacked(table, places + 1);
+    const Vector r2 = stacked(table, places + 2), r3 = stacked(table, places + 3);
+    constexpr int N = LANES;  // where the lanes of the other vector begin
+    const Vector low01 = SHUFFLE(r0, r1, OF_EACH(0, N, 1, N + 1)), high01 = SHUFFLE(r0, r1, OF_EACH(2, N + 2, 3, N + 3));
+    const Vector low23 = SHUFFLE(r2, r3, OF_EACH(0, N, 1, N + 1)), high23 = SHUFFLE(r2, r3, OF_EACH(2, N + 2, 3, N + 3));
+    return {SHUFFLE(low01, low23, OF_EACH(0, 1, N, N + 1)), SHUFFLE(low01, low23, OF_EACH(2, 3, N + 2, N + 3)),
+            SHUFFLE(high01, high23, OF_EACH(0, 1, N, N + 1)), SHUFFLE(high01, high23, OF_EACH(2, 3, N + 2, N + 3))};
+}
+
+// Whether a comparison held in any lane.
+template <typename Comparison>
+inline bool any(Comparison comparison) {
+    std::int64_t parts[LANES / 2];
+    std::memcpy(parts, &comparison, sizeof parts);
+    std::int64_t all = 0;
+    for (std::int64_t part : parts) all |= part;
+    return all != 0;
 }
 
 }  // namespace rows

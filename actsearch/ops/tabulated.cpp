@@ -45,19 +45,19 @@ int look_up(const float* x, const float* g, const Grid& grid, const Row* table, 
         place[i] = near_zero < 1.0f ? near_zero : within;
         outside += magnitude >= grid.beyond;
     }
-    for (int i = 0; i < BLOCK; i += 16) {
+    for (int i = 0; i < BLOCK; i += LANES) {
         const auto [a, b, c, d] = columns(table, piece + i);
-        const Sixteen t = load<Sixteen>(place + i);
-        Sixteen value = a + t * (b + t * (c + t * d));
+        const Vector t = load<Vector>(place + i);
+        Vector value = a + t * (b + t * (c + t * d));
         if (__builtin_expect(any(value != value), 0)) {
-            alignas(64) float each[16];
+            alignas(64) float each[LANES];
             store(each, value);
-            for (int j = 0; j < 16; j++) {
+            for (int j = 0; j < LANES; j++) {
                 if (each[j] != each[j]) each[j] = at_kink(table, piece[i + j], place[i + j]);
             }
-            value = load<Sixteen>(each);
+            value = load<Vector>(each);
         }
-        store(y + i, TIMES ? value * load<Sixteen>(g + i) : value);
+        store(y + i, TIMES ? value * load<Vector>(g + i) : value);
     }
     return outside;
 }

@@ -20,6 +20,7 @@ from actsearch.cell.piecewise import (
     decode,
     look_up,
     piecewise_tables,
+    scale_by_slope,
 )
 
 Function = Callable[[Tensor], Tensor]
@@ -153,20 +154,23 @@ def test_kernels_have_the_bits_of_the_plain_functions(n: int, threads: int, monk
         assert torch.equal(ours.nan_to_num(nan=123.0), plain.nan_to_num(nan=123.0))
 
 
-def test_older_compilers_make_kernels_of_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+@pytest.mark.parametrize("shufflevector", [True, False])
+def test_kernels_for_other_processors_and_older_compilers_have_the_same_bits(
+    lanes: int, shufflevector: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table = table_of(lambda x: torch.maximum((3 * x).sin(), 0.4 * x).clamp(-2, 5))
     x, g = elements(5000), torch.randn(5000)
-    found = []
-    for library in (
-        piecewise.library,
-        native.Library(piecewise.library.source, {**piecewise.library.constants, "WITHOUT_SHUFFLEVECTOR": 1}),
-    ):
-        assert library.kernels is not None
-        monkeypatch.setattr(piecewise, "library", library)
-        y, codes = table.at(x, False)
-        found.append((y, *codes, table.times_slope(g, codes, False), table.gradient(g, codes, False)))
-    for ours, plain in zip(*found, strict=True):
-        assert torch.equal(ours.nan_to_num(nan=123.0), plain.nan_to_num(nan=123.0))
+    y, codes = look_up(x, table.descriptors, table.rows, table.others)
+    other = {"LANES": lanes} | ({} if shufflevector else {"WITHOUT_SHUFFLEVECTOR": 1})
+    library = native.Library(piecewise.library.source, {**piecewise.library.constants, **other})
+    assert library.kernels is not None
+    monkeypatch.setattr(piecewise, "library", library)
+    ours, (our_codes,) = table.at(x, False)
+    assert torch.equal(ours.nan_to_num(nan=123.0), y.nan_to_num(nan=123.0))
+    assert torch.equal(our_codes, codes)
+    slopes = scale_by_slope(g, codes, table.slopes)
+    assert torch.equal(table.times_slope(g, (our_codes,), False), slopes)
 
 
 def test_a_code_holds_the_piece_and_parts_of_the_place() -> None:

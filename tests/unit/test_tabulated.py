@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from actsearch import load, zoo
+from actsearch import load, native, zoo
 from actsearch.activation import Activation, for_sites
 from actsearch.genotype import Choice, Genotype
 from actsearch.ops import Clip, fused, tabulated
@@ -260,3 +260,19 @@ def test_without_kernels_there_are_no_tables(monkeypatch: pytest.MonkeyPatch) ->
     with torch.compiler.set_stance("force_eager"):
         y = Activation(SWISH, compiled=True)(torch.randn(5000, requires_grad=True))
     assert not is_tabulated(y)
+
+
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+def test_kernels_for_other_processors_have_the_same_bits(lanes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = made(KINKS["two octaves apart"])
+    assert table is not None
+    x = numbers()
+    g = torch.randn_like(x)
+    here = [table.value(x), table.times_slope(x, g)]
+    library = native.Library(tabulated.library.source, {"LANES": lanes})
+    monkeypatch.setattr(tabulated, "library", library)
+    there = [table.value(x), table.times_slope(x, g)]
+    inside = ~table.is_outside(x)
+    for (ours, ours_outside), (theirs, theirs_outside) in zip(here, there, strict=True):
+        assert ours_outside == theirs_outside
+        assert torch.equal(ours[inside], theirs[inside])
