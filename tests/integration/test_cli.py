@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -38,15 +37,12 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
 # -- help ----------------------------------------------------------------------------------------------------------
 
 
-def test_help_is_fast_and_does_not_import_torch() -> None:
-    started = time.perf_counter()
+def test_help_does_not_import_what_takes_long() -> None:
     found = run_python("-X", "importtime", "-m", "actsearch", "--help")
-    seconds = time.perf_counter() - started
     assert found.returncode == 0
     assert "search" in found.stdout
     modules = {line.rpartition("|")[2].strip() for line in found.stderr.splitlines()}
     assert not modules & {"torch", "pytorch_lightning", "sympy", "matplotlib"}
-    assert seconds < 3  # a fifth of a second on a machine of its own
 
 
 @pytest.mark.parametrize("verb", cli.VERBS)
