@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import re
+import signal
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -26,15 +28,17 @@ def explained(trainer: pl.Trainer) -> Iterator[None]:
     """Within it, a loader's process that dies is a DataError, and what it raised of ours is in one line again.
 
     A SIGTERM that the trainer noted too late to act on, or that reached its workers first, is a SIGTERMException.
+    Handlers of signals are afterwards what they were, even if such an error met the trainer while it put them back.
     """
     try:
-        try:
-            yield
-        except (EOFError, OSError, pickle.UnpicklingError) as error:
-            if _is_dead_worker(error):
-                # torch tells why it died by a RuntimeError from a signal handler, wherever this process then is.
-                time.sleep(_NOTICE)
-            raise
+        with _handlers_kept():
+            try:
+                yield
+            except (EOFError, OSError, pickle.UnpicklingError) as error:
+                if _is_dead_worker(error):
+                    # torch tells why it died by a RuntimeError from a signal handler, wherever this process then is.
+                    time.sleep(_NOTICE)
+                raise
     except ActsearchError as error:
         if _FROM_WORKER not in str(error):
             raise
@@ -51,6 +55,18 @@ def explained(trainer: pl.Trainer) -> Iterator[None]:
         ) from error
     if trainer.received_sigterm:
         raise SIGTERMException
+
+
+@contextmanager
+def _handlers_kept() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():  # which alone may set them
+            for number, handler in before.items():
+                if handler is not None and signal.getsignal(number) != handler:
+                    signal.signal(number, handler)
 
 
 def _is_dead_worker(error: BaseException) -> bool:

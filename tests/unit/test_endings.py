@@ -34,6 +34,18 @@ def test_a_notice_that_comes_after_the_connection_broke_does_not_take_its_place(
         signal.signal(signal.SIGALRM, before)
 
 
+def test_handlers_that_the_trainer_left_are_put_back() -> None:
+    def leave() -> None:
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        raise KeyError("something")
+
+    trainer: Any = SimpleNamespace(received_sigterm=False)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyError), explained(trainer):
+        leave()
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 def test_other_errors_of_files_are_not_taken_for_a_dead_process() -> None:
     trainer: Any = SimpleNamespace(received_sigterm=False)
     with pytest.raises(FileNotFoundError), explained(trainer):
