@@ -265,6 +265,8 @@ class Deadly(Dataset[Any]):
         return 64
 
 
+# torch raises its error in a signal handler: what was being opened just then stays so until it is collected.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_process_that_loads_data_and_dies_is_one_line(tmp_path: Path, digits: ImageData) -> None:
     class Data:
         def train_dataloader(self) -> DataLoader[Any]:
