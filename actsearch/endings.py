@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import pickle
 import re
 import signal
@@ -10,6 +11,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import actsearch._torchvision  # noqa: F401
 
@@ -20,6 +22,8 @@ from actsearch.errors import ActsearchError, DataError
 
 _DEAD_WORKER = re.compile(r"DataLoader worker \(pid.*?\) (is killed by signal|exited unexpectedly)")
 _NOTICE = 2.0  # seconds within which the system tells of a process that closed its connection, on a busy machine too
+_LOADER = "torch/utils/data/dataloader.py"
+_CONNECTIONS = Path(multiprocessing.__file__).parent
 _FROM_WORKER = "Original Traceback (most recent call last):"
 
 
@@ -73,9 +77,8 @@ def _is_dead_worker(error: BaseException) -> bool:
     """Whether a loader says that its process died, or met the end of the connection to it."""
     if isinstance(error, RuntimeError):
         return _DEAD_WORKER.search(str(error)) is not None
-    files = {frame.f_code.co_filename.replace("\\", "/") for frame, _ in traceback.walk_tb(error.__traceback__)}
-    within = ("torch/utils/data/dataloader.py", "multiprocessing/connection.py")
-    return all(any(file.endswith(part) for file in files) for part in within)
+    files = [Path(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(files) and files[-1].parent == _CONNECTIONS and any(file.match(_LOADER) for file in files)
 
 
 def _last_words(text: str) -> str:
