@@ -66,6 +66,7 @@ class Evaluator(nn.Module):
         self._seen, self._seen_dtype = 0, 0
         self._clear()
         self.refresh({slot.name: range(len(slot.candidates)) for slot in space.slots})
+        self.register_state_dict_pre_hook(_write_state)
         self.register_load_state_dict_post_hook(_read_state)
 
     @property
@@ -86,6 +87,7 @@ class Evaluator(nn.Module):
         self._dense = DenseEvaluator(self.space, survivors)
         self._table = TableEvaluator(self._dense)
         self._n_survivors = sum(map(len, survivors.values()))
+        self._write()
         self._read()
         self._clear()
 
@@ -101,9 +103,8 @@ class Evaluator(nn.Module):
         self._weights = weights
         # Not registered: they are the cell's.
         object.__setattr__(self, "_values", parameters)
+        self._write()
         if self._seen:
-            self.elements.fill_(self._seen)
-            self.dtype.fill_(self._seen_dtype)
             self._n_elements, self._dtype_code, self._seen = self._seen, self._seen_dtype, 0
         self._uses_table = self._decide()
 
@@ -207,6 +208,11 @@ class Evaluator(nn.Module):
         self._tables = {}
         self._uses_table = False
 
+    def _write(self) -> None:
+        if self._seen:
+            self.elements.fill_(self._seen)
+            self.dtype.fill_(self._seen_dtype)
+
     def _read(self) -> None:
         # Mirrors on the host, so that a step does not wait for the device.
         self._n_elements, self._dtype_code = int(self.elements), int(self.dtype)
@@ -220,6 +226,10 @@ class Evaluator(nn.Module):
 
     def extra_repr(self) -> str:
         return self.name
+
+
+def _write_state(evaluator: Any, *_: Any) -> None:
+    evaluator._write()
 
 
 def _read_state(evaluator: Any, incompatible_keys: Any) -> None:

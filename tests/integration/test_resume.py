@@ -7,22 +7,23 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import searcher
 import torch
 
-from actsearch.errors import RunError
+from actsearch.errors import RunError, Stopped
 from actsearch.genotype import Genotype
+from actsearch.process import stoppable
 from actsearch.run import RunDirectory
 from actsearch.search.checkpoint import checkpoints, latest_checkpoint
 
-SEARCHER = Path(__file__).with_name("searcher.py")
 
-
-def start(root: Path, run: Path | None = None) -> subprocess.Popen[str]:
-    command = [sys.executable, str(SEARCHER), str(root), *([str(run)] if run else [])]
+def start(root: Path, run: Path | None = None, options: Sequence[str] = ()) -> subprocess.Popen[str]:
+    command = [sys.executable, searcher.__file__, str(root), *([str(run)] if run else []), *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -96,29 +97,30 @@ def test_ten_kills_at_random_moments_end_in_the_same_genotype_and_bits(reference
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("after", [1, 3])
+@pytest.mark.parametrize("after", [11, 14, 29])
 def test_sigterm_saves_within_the_epoch_and_resumes_to_the_same_bits(
     reference: Path, tmp_path: Path, after: int
 ) -> None:
-    for attempt in range(10):  # a signal may come between two epochs
-        root = tmp_path / str(attempt)
-        root.mkdir()
-        process = start(root)
-        assert process.stdout is not None
-        told = iter(process.stdout.readline, "")
-        assert any(line == f"epoch {after}\n" for line in told)  # by an observer, at the end of an epoch
-        time.sleep(0.05 + 0.03 * attempt)
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
-        run = only_run(root)
-        saved = torch.load(checkpoints(run / "checkpoints")[-1], weights_only=True)
-        steps = int(saved["state_dict"]["steps"])
-        if steps % 8 != 0:
-            break
-    assert steps % 8 != 0, f"saved after {steps} steps, never within an epoch"
-    finish(start(root, run))
+    process = start(tmp_path, options=("--sigterm-after", str(after)))
+    finish(process)
+    run = only_run(tmp_path)
+    assert int(final_state(run)["state_dict"]["steps"]) == after
+    finish(start(tmp_path, run))
     assert_same_bits(run, reference)
+
+
+@pytest.mark.slow
+def test_a_search_that_chooses_its_evaluator_resumes_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actsearch.cell.evaluator.faster", lambda **given: True)  # not by the clock
+    searcher.search(tmp_path / "whole", evaluator="auto")
+    for after in (11, 13, 16):  # after half a batch of α, after whole ones, and after half a batch of the weights
+        root = tmp_path / str(after)
+        with pytest.raises(Stopped), stoppable(lambda: "go on"):
+            searcher.search(root, sigterm_after=after, evaluator="auto")
+        searcher.search(root, only_run(root), evaluator="auto")
+        assert_same_bits(only_run(root), only_run(tmp_path / "whole"))
 
 
 @pytest.mark.slow

@@ -329,6 +329,31 @@ def test_auto_takes_what_a_trial_finds_the_faster(monkeypatch: pytest.MonkeyPatc
     assert len(trials) == 3
 
 
+def test_auto_decides_after_a_checkpoint_as_it_would_have_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actsearch.cell.evaluator.faster", lambda **given: True)
+    many, few = torch.randn(CODES), torch.randn(100)
+    cell = make("auto", sites=1)
+    for x in (many, few, many, many, few):  # as batches that end an epoch are smaller
+        cell(x)
+        other = make("auto", sites=1)
+        other.load_state_dict(cell.state_dict())
+        for each in (cell, other):
+            each.resample()
+        assert uses_table(cell) == uses_table(other) == (x is many)
+
+
+def test_auto_decides_by_the_last_pass_when_candidates_are_dropped_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actsearch.cell.evaluator.faster", lambda **given: True)
+    cell = make("auto", sites=1)
+    for x in (torch.randn(100), torch.randn(CODES)):
+        cell(x)
+        cell.resample()
+    cell(torch.randn(100))
+    cell.drop_weakest()
+    cell.resample()
+    assert not uses_table(cell)
+
+
 def test_a_trial_prefers_the_table_where_there_are_hundreds_of_elements_to_a_knot() -> None:
     cell = make("auto", sites=1)
     cell(torch.randn(1 << 21))
