@@ -251,7 +251,7 @@ def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
     return {
         "alpha" if "alpha" in name or "op_parameters" in name else "weights"
         for name in different
-        if name not in ("steps", "cells.network.elements")
+        if name not in ("steps", "cells.network.evaluator.elements")
     }
 
 
