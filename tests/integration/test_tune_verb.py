@@ -238,6 +238,7 @@ def check_workers(storage: str, folder: Path) -> None:
     """Forty trials by four workers, of which two are killed: none is lost, and none done twice."""
     # Signs of life rare enough for a busy machine, whose threads wait long for their turn.
     content = {**RETRAINING, "trials": TRIALS, "heartbeat": 2.5, "pruner": "median"}
+    content["fixed"] = {**RETRAINING["fixed"], "compare.epochs": 12}  # enough to be met between two of them
     config = write(folder / "mine.yaml", content)
     workers = start_workers(config, storage, folder)
     try:
