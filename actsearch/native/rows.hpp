@@ -92,7 +92,7 @@ using Mask = std::int32_t __attribute__((vector_size(4 * LANES)));
 #define OF_EACH(i, j, k, l) i, j, k, l
 #endif
 
-// The rows at every fourth place.
+// The rows at every fourth place. GCC makes of the plain loop twice the time for a whole lookup.
 inline Vector stacked(const Row* table, const std::int32_t* places) {
 #if LANES == 4 || WITHOUT_SHUFFLEVECTOR
     Four all[LANES / 4];
