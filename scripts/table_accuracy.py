@@ -125,7 +125,11 @@ def main() -> None:
         for k, slot in enumerate(cell.alpha)
     }
     inputs = torch.tensor(input_errors)
-    rows["x (worst site)"] = {"median": float(inputs.median()), "greatest": float(inputs.max())}
+    rows["x (worst site)"] = {
+        "median": float(inputs.median()),
+        "greatest": float(inputs.max()),
+        "share_above_3e-2": float((inputs > 3e-2).double().mean()),
+    }
     print(f"{'':16} {'median':>9} {'greatest':>9} {'>3e-2':>7} {'mean':>9} {'bias':>9}")
     for name, row in rows.items():
         print(f"{name:16}", *(f"{value:9.1e}" for value in row.values()))
